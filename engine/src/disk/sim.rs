@@ -1,0 +1,1 @@
+//! A disk made of memory and a seed.

@@ -1,0 +1,36 @@
+//! Every bound of the engine, checked against the others at compile time.
+
+/// Alignment and padding unit of everything that is written to disk.
+pub const BLOCK_BYTES: usize = 4096;
+/// A chunk is the unit in which the log is held in memory and the largest commit block.
+pub const CHUNK_BYTES: usize = 2 << 20;
+/// Records in one batch (W-12, L-9).
+pub const BATCH_RECORDS_MAX: usize = 10_000;
+/// `data` + `meta` of one record (W-16, L-9).
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// `meta` of one record (W-15, L-9).
+pub const META_BYTES_MAX: usize = 16_384;
+/// `tag` of one record (W-14, L-9).
+pub const TAG_BYTES_MAX: usize = 256;
+/// `node` of one record (W-14, L-9).
+pub const NODE_BYTES_MAX: usize = 128;
+/// Idempotency key (W-13, U-2, L-9).
+pub const KEY_BYTES_MAX: usize = 256;
+/// Topic name (NM-1).
+pub const NAME_BYTES_MAX: usize = 255;
+/// Records one `diff` delivers at most (§5, L-9).
+pub const DIFF_RECORDS_MAX: u32 = 1000;
+/// Byte budget of one `diff` at most (§5, L-9).
+pub const DIFF_BYTES_MAX: u64 = 8 << 20;
+/// Seqs a recovery may leave vacant above the last one it found (I-58).
+pub const SEQ_RESERVE: u64 = 1024;
+/// Group commits in flight at most; the default is two.
+pub const COMMITS_IN_FLIGHT_MAX: usize = 4;
+/// Shards at most: a segment id keeps eight bits for the shard.
+pub const SHARDS_MAX: usize = 256;
+
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
+// The largest record, framed and in a block of its own, fits a chunk.
+const _: () = assert!(
+    RECORD_BYTES_MAX + TAG_BYTES_MAX + NODE_BYTES_MAX + KEY_BYTES_MAX + 2 * BLOCK_BYTES < CHUNK_BYTES
+);

@@ -1,0 +1,188 @@
+//! Memory that the kernel may read and write while we hold it: aligned buffers and log chunks.
+//! One of the few modules with unsafe code; each block says why it holds.
+
+use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+/// A zeroed heap buffer aligned to [`BLOCK_BYTES`], as `O_DIRECT` wants it. Owned by one side at a
+/// time: whoever submits a disk operation gives it away and gets it back with the completion.
+pub struct AlignedBuf {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the buffer is plain memory with a single owner.
+unsafe impl Send for AlignedBuf {}
+
+impl AlignedBuf {
+    /// A zeroed buffer of `len` bytes, rounded up to a whole number of blocks (at least one).
+    pub fn zeroed(len: usize) -> AlignedBuf {
+        let len = len.max(1).next_multiple_of(BLOCK_BYTES);
+        AlignedBuf { ptr: allocate(len), len }
+    }
+
+    /// Address for the kernel.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.ptr.as_ptr()
+    }
+
+    /// Address for the kernel to fill.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+}
+
+impl std::ops::Deref for AlignedBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `ptr` is `len` initialised (zeroed) bytes that this value owns.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` makes the access unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `allocate` with this very layout, and freed once.
+        unsafe { dealloc(self.ptr.as_ptr(), layout(self.len)) }
+    }
+}
+
+impl std::fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AlignedBuf({} bytes)", self.len)
+    }
+}
+
+fn layout(len: usize) -> Layout {
+    Layout::from_size_align(len, BLOCK_BYTES).expect("a sane length")
+}
+
+fn allocate(len: usize) -> NonNull<u8> {
+    // SAFETY: `len` is above zero (callers round up).
+    let raw = unsafe { alloc_zeroed(layout(len)) };
+    NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout(len)))
+}
+
+/// One chunk of the log in memory, a mirror of the same bytes in the log file.
+///
+/// Bytes are written once, front to back, by the log writer, and never changed after the write that
+/// covers them was submitted; readers (and the kernel) look only at bytes below that mark. So shared
+/// reads never meet a write. `Rc`: a chunk never leaves its core.
+#[derive(Clone)]
+pub struct Chunk(Rc<ChunkMem>);
+
+struct ChunkMem {
+    ptr: NonNull<u8>,
+    /// Bytes below this may be read; the writer may touch only what is above.
+    frozen: Cell<u32>,
+    /// Index among the ring's registered buffers, if it has one.
+    registered: Cell<Option<u16>>,
+}
+
+impl Chunk {
+    /// A zeroed chunk of [`CHUNK_BYTES`].
+    pub fn zeroed() -> Chunk {
+        let mem = ChunkMem { ptr: allocate(CHUNK_BYTES), frozen: Cell::new(0), registered: Cell::new(None) };
+        Chunk(Rc::new(mem))
+    }
+
+    /// Whether this handle is the only one: nobody reads the chunk any more.
+    pub fn is_unshared(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
+    }
+
+    /// Makes a chunk that nobody reads any more writable from its front again. Old bytes stay.
+    pub fn reset(&mut self) {
+        assert!(self.is_unshared(), "a chunk is reused only when nobody reads it");
+        self.0.frozen.set(0);
+    }
+
+    /// Index among the ring's registered buffers.
+    pub fn registered(&self) -> Option<u16> {
+        self.0.registered.get()
+    }
+
+    /// Remembers the index under which the chunk was registered with the ring.
+    pub fn set_registered(&self, index: Option<u16>) {
+        self.0.registered.set(index);
+    }
+
+    /// Address of the chunk's first byte, for registration and submission.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.0.ptr.as_ptr()
+    }
+
+    /// Bytes that may be read.
+    pub fn frozen(&self) -> usize {
+        self.0.frozen.get() as usize
+    }
+
+    /// Frozen bytes `start..end`.
+    pub fn bytes(&self, start: usize, end: usize) -> &[u8] {
+        assert!(start <= end && end <= self.frozen(), "{start}..{end} of {} frozen", self.frozen());
+        // SAFETY: inside the allocation (frozen ≤ CHUNK_BYTES); bytes below the mark are never
+        // written again while a handle other than the writer's lives (`reset` asserts that).
+        unsafe { std::slice::from_raw_parts(self.0.ptr.as_ptr().add(start), end - start) }
+    }
+
+    /// Copies `bytes` to `at`, which must lie above the frozen mark and inside the chunk.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at >= self.frozen() && at + bytes.len() <= CHUNK_BYTES);
+        // SAFETY: the range is inside the allocation and above the mark, so no `&[u8]` from
+        // `bytes` covers it; source and target are different allocations.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.ptr.as_ptr().add(at), bytes.len());
+        }
+    }
+
+    /// Zeroes `start..end`, above the frozen mark.
+    pub fn zero(&self, start: usize, end: usize) {
+        assert!(start >= self.frozen() && start <= end && end <= CHUNK_BYTES);
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::write_bytes(self.0.ptr.as_ptr().add(start), 0, end - start) }
+    }
+
+    /// Reads back bytes that are written but not frozen yet (the open block, for its checksum).
+    /// The closure must not write to the chunk; it gets no handle to do so.
+    pub fn with_unfrozen<T>(&self, start: usize, end: usize, look: impl FnOnce(&[u8]) -> T) -> T {
+        assert!(start <= end && end <= CHUNK_BYTES);
+        // SAFETY: inside the zero-initialised allocation; the slice lives only during `look`, and the
+        // single writer is the caller.
+        look(unsafe { std::slice::from_raw_parts(self.0.ptr.as_ptr().add(start), end - start) })
+    }
+
+    /// Everything below `end` is final from now on.
+    pub fn freeze(&self, end: usize) {
+        assert!(end >= self.frozen() && end <= CHUNK_BYTES);
+        self.0.frozen.set(end as u32);
+    }
+
+    /// The whole chunk as a target for a read from disk, at recovery. Nothing may be frozen yet.
+    pub fn as_mut_ptr_for_fill(&self) -> *mut u8 {
+        assert_eq!(self.frozen(), 0, "a chunk is filled before anybody reads it");
+        self.0.ptr.as_ptr()
+    }
+}
+
+impl std::fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chunk({} frozen)", self.frozen())
+    }
+}
+
+impl Drop for ChunkMem {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `allocate(CHUNK_BYTES)` and freed once, by the last handle.
+        unsafe { dealloc(self.ptr.as_ptr(), layout(CHUNK_BYTES)) }
+    }
+}

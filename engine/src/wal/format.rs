@@ -1,0 +1,1 @@
+//! Frames and blocks of the log as bytes.

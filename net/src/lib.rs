@@ -1,0 +1,1 @@
+//! The path of a request: bytes → HTTP → JSON spans → the owning core's shard → response bytes.
