@@ -75,9 +75,9 @@ fn allocate(len: usize) -> NonNull<u8> {
 
 /// One chunk of the log in memory, a mirror of the same bytes in the log file.
 ///
-/// Bytes are written once, front to back, by the log writer, and never changed after the write that
-/// covers them was submitted; readers (and the kernel) look only at bytes below that mark. So shared
-/// reads never meet a write. `Rc`: a chunk never leaves its core.
+/// Bytes are written once, front to back, by the log writer, and frozen entry by entry; readers (and
+/// the kernel) look only at bytes below that mark. So shared reads never meet a write. `Rc`: a chunk
+/// never leaves its core.
 #[derive(Clone)]
 pub struct Chunk(Rc<ChunkMem>);
 
@@ -152,13 +152,16 @@ impl Chunk {
         unsafe { std::ptr::write_bytes(self.0.ptr.as_ptr().add(start), 0, end - start) }
     }
 
-    /// Reads back bytes that are written but not frozen yet (the open block, for its checksum).
-    /// The closure must not write to the chunk; it gets no handle to do so.
-    pub fn with_unfrozen<T>(&self, start: usize, end: usize, look: impl FnOnce(&[u8]) -> T) -> T {
-        assert!(start <= end && end <= CHUNK_BYTES);
-        // SAFETY: inside the zero-initialised allocation; the slice lives only during `look`, and the
-        // single writer is the caller.
-        look(unsafe { std::slice::from_raw_parts(self.0.ptr.as_ptr().add(start), end - start) })
+    /// Writes the header of the open block, for which room was left below the frozen mark when the
+    /// block was opened. Readers take slices of entries only, which never cover a block header
+    /// before it is written; afterwards it is never written again.
+    pub fn patch_header(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= CHUNK_BYTES);
+        // SAFETY: inside the allocation; no slice covers the range (above), and the chunk is used by
+        // one thread.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.ptr.as_ptr().add(at), bytes.len());
+        }
     }
 
     /// Everything below `end` is final from now on.
