@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_name_is_decoded_after_its_path_matched() {
-        let table: [(&str, &[u8], Result<&str, BadSegment>); 13] = [
+        let table: [(&str, &[u8], Result<&str, BadSegment>); 14] = [
             // rule, path, name
             ("T-22", b"/v0/topics/ledger", Ok("ledger")),
             ("T-22", b"/v0/topics/a%2Fb", Ok("a/b")),
@@ -262,6 +262,7 @@ mod tests {
             ("T-22", b"/v0/topics/100%", Ok("100%")),
             ("T-22", b"/v0/topics/%zz", Ok("%zz")),
             ("T-22", b"/v0/topics/a+b", Ok("a+b")),
+            ("T-22", b"/v0/topics/a+b%2Fc", Ok("a+b/c")),
             ("T-22", "/v0/topics/gr\u{fc}n".as_bytes(), Ok("gr\u{fc}n")),
             ("T-22", b"/v0/topics/gr%C3%BCn", Ok("gr\u{fc}n")),
             ("T-20 dots", b"/v0/topics/..", Ok("..")),

@@ -253,6 +253,7 @@ fn each_byte_is_legal_or_not_wherever_it_stands() {
 
 #[test]
 fn too_long_a_target_and_too_many_fields_have_their_own_status() {
+    assert_eq!((TARGET_BYTES_MAX, HEADERS_MAX), (65_534, 100), "T-8: clients see these");
     let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(bytes - 1)).into_bytes();
     let growing = |bytes: usize| format!("GET /{}", "x".repeat(bytes - 1)).into_bytes();
     let fields = |count: usize| with_fields(&"A: b\r\n".repeat(count));
