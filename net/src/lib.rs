@@ -1,1 +1,5 @@
 //! The path of a request: bytes → HTTP → JSON spans → the owning core's shard → response bytes.
+
+pub mod fault;
+pub mod http;
+pub mod route;
