@@ -1,6 +1,6 @@
 //! A topic's configuration (§2 of the HTTP contract), normalised, and its stored form.
 
-use crate::error::FormatError;
+use crate::error::{EngineError, FormatError};
 
 /// Log or queue; never changes within an instance (CF-3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,6 +185,21 @@ impl TopicConfig {
             },
         };
         Ok((config, FIXED_BYTES + name_bytes))
+    }
+
+    /// Refuses a `dead_letter` that could never work: an illegal name, or a queue's own (§2). Only
+    /// where the configuration is about to come into force (W-24).
+    pub fn check(&self, own_name: &[u8]) -> Result<(), EngineError> {
+        let Some(dead_letter) = &self.dead_letter else {
+            return Ok(());
+        };
+        if !is_topic_name(dead_letter.as_bytes()) {
+            return Err(EngineError::DeadLetterInvalid(dead_letter.clone()));
+        }
+        if self.kind == TopicType::Queue && dead_letter.as_bytes() == own_name {
+            return Err(EngineError::DeadLetterSelf);
+        }
+        Ok(())
     }
 
     /// Whether the class is `fsync` (the `durable` member of responses, CF-5).

@@ -1,5 +1,8 @@
 //! Every way the engine says no.
 
+use crate::config::TopicType;
+use crate::index::SealedBlock;
+use crate::wal::Wait;
 use std::fmt;
 
 /// Stored bytes that do not decode. Says which kind of thing was expected.
@@ -34,3 +37,74 @@ impl fmt::Display for DiskError {
 }
 
 impl std::error::Error for DiskError {}
+
+/// Every refusal of an operation. Nothing was changed by an operation that ends in one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineError {
+    /// No topic of that name, and none was created.
+    TopicMissing,
+    /// The name breaks NM-1 where a topic would be created.
+    NameInvalid,
+    /// `dead_letter` is not a legal topic name; carries it.
+    DeadLetterInvalid(String),
+    /// A queue's `dead_letter` names the queue itself.
+    DeadLetterSelf,
+    /// A PUT would change the type (CF-3).
+    TypeConflict {
+        /// What the topic is.
+        existing: TopicType,
+        /// What the PUT asked for.
+        requested: TopicType,
+    },
+    /// `max_topics` reached (L-2).
+    TopicCap {
+        /// The cap.
+        max: u64,
+    },
+    /// A batch larger than the whole cap of a `reject` topic (W-30).
+    BatchOverCap,
+    /// A full `reject` topic (W-31).
+    TopicFull {
+        /// Its cap, 0 = off.
+        cap_records: u64,
+        /// Its cap, 0 = off.
+        cap_bytes: u64,
+        /// Its head.
+        head_seq: u64,
+        /// Its first live position.
+        earliest_seq: u64,
+    },
+    /// `max_total_bytes` reached (W-32).
+    QuotaFull {
+        /// The cap.
+        max: u64,
+    },
+    /// `?if_empty` on a topic that is not (TD-3).
+    NotEmpty {
+        /// Live records.
+        count: u64,
+    },
+    /// The log cannot take more right now (PR-5).
+    LogFull,
+    /// A write or sync of this shard's log failed: it takes nothing more until restart (I-45).
+    Halted(DiskError),
+    /// Stored bytes cannot be read or fail their checksum (I-98); names file and place.
+    Unreadable(String),
+}
+
+/// Why an operation did not happen.
+#[derive(Debug)]
+pub enum No {
+    /// It is refused; the answer leaves when the log has committed what the refusal rests on.
+    Refused(EngineError, Wait),
+    /// These sealed blocks must be in the cache first: load them and ask again.
+    Load(Vec<SealedBlock>),
+    /// Something else on the topic or a full log is in the way: ask again after progress.
+    Busy,
+}
+
+impl From<EngineError> for No {
+    fn from(error: EngineError) -> Self {
+        No::Refused(error, Wait::default())
+    }
+}

@@ -1,0 +1,205 @@
+//! From seq to place: where a topic's records lie. Sealed blocks on disk, entries in the log's memory,
+//! and, for class `ephemeral`, entries on heap pages that are never written.
+
+use crate::cache::BlockKey;
+use crate::ids::{Lsn, SegmentId};
+use crate::segment::BlockMeta;
+use crate::wal::chunks::Chunks;
+use crate::wal::frame::{RecordsEntry, split_entry};
+use crate::wal::log::FrameRef;
+use std::collections::VecDeque;
+
+/// Set in a [`FrameRef`]'s lsn when the entry is on a heap page: page number × 2²⁴ + offset.
+const HEAP: u64 = 1 << 63;
+const PAGE_SHIFT: u32 = 24;
+/// A new page is started when the current one holds this much.
+const PAGE_BYTES: usize = 64 << 10;
+
+/// A block of a sealed file that holds records of the topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SealedBlock {
+    /// Which file.
+    pub segment: SegmentId,
+    /// Where in it, and what.
+    pub meta: BlockMeta,
+}
+
+impl SealedBlock {
+    /// Its key in the cache.
+    pub fn key(&self) -> BlockKey {
+        (self.segment, self.meta.offset)
+    }
+}
+
+/// What lies next at or after a seq.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// An entry in memory.
+    Hot(&'a FrameRef),
+    /// A block on disk.
+    Sealed(&'a SealedBlock),
+}
+
+impl Source<'_> {
+    /// First and last seq of it.
+    pub fn range(&self) -> (u64, u64) {
+        match self {
+            Source::Hot(frame) => (frame.first_seq, frame.last_seq()),
+            Source::Sealed(block) => (block.meta.first_seq, block.meta.last_seq),
+        }
+    }
+
+    /// Records and bytes (J-23) in it.
+    pub fn tally(&self) -> (u64, u64) {
+        match self {
+            Source::Hot(frame) => (u64::from(frame.count), u64::from(frame.counted_bytes)),
+            Source::Sealed(block) => (u64::from(block.meta.count), block.meta.counted_bytes),
+        }
+    }
+
+    /// Oldest and newest commit time in it.
+    pub fn times(&self) -> (i64, i64) {
+        match self {
+            Source::Hot(frame) => (frame.ts, frame.ts),
+            Source::Sealed(block) => (block.meta.first_ts, block.meta.last_ts),
+        }
+    }
+}
+
+/// See the module's text. Both lists ascend in seq and do not overlap; sealed blocks may lie between
+/// hot entries only where a topic changed its class to or from `ephemeral`.
+#[derive(Debug, Default)]
+pub struct Index {
+    sealed: VecDeque<SealedBlock>,
+    hot: VecDeque<FrameRef>,
+    pages: VecDeque<Vec<u8>>,
+    first_page: u64,
+    heap_bytes: u64,
+}
+
+impl Index {
+    /// The entry or block with the lowest seqs that reaches `seq` or beyond.
+    pub fn at_or_after(&self, seq: u64) -> Option<Source<'_>> {
+        let hot = self.hot.get(self.hot.partition_point(|frame| frame.last_seq() < seq));
+        let sealed = self.sealed.get(self.sealed.partition_point(|block| block.meta.last_seq < seq));
+        match (hot, sealed) {
+            (Some(frame), Some(block)) if frame.first_seq < block.meta.first_seq => Some(Source::Hot(frame)),
+            (_, Some(block)) => Some(Source::Sealed(block)),
+            (Some(frame), None) => Some(Source::Hot(frame)),
+            (None, None) => None,
+        }
+    }
+
+    /// Sealed blocks from the one that reaches `seq`, for readahead.
+    pub fn sealed_from(&self, seq: u64) -> impl Iterator<Item = &SealedBlock> {
+        let at = self.sealed.partition_point(|block| block.meta.last_seq < seq);
+        self.sealed.range(at..)
+    }
+
+    /// The entry of a hot frame.
+    #[inline]
+    pub fn entry<'a>(&'a self, frame: &FrameRef, chunks: &'a Chunks) -> RecordsEntry<'a> {
+        if frame.lsn.0 & HEAP == 0 {
+            return chunks.records(frame.lsn);
+        }
+        let place = frame.lsn.0 & !HEAP;
+        let page = &self.pages[((place >> PAGE_SHIFT) - self.first_page) as usize];
+        let bytes = &page[(place & ((1 << PAGE_SHIFT) - 1)) as usize..];
+        let (_, body, _) = split_entry(bytes).expect("a heap entry is whole");
+        RecordsEntry::decode(body).expect("a heap entry is sound")
+    }
+
+    /// Adds an entry that the log holds.
+    pub fn push_hot(&mut self, frame: FrameRef) {
+        debug_assert!(self.hot.back().is_none_or(|last| last.last_seq() < frame.first_seq));
+        self.hot.push_back(frame);
+    }
+
+    /// Adds an entry that `encode` appends to a heap page.
+    pub fn push_heap(&mut self, mut frame: FrameRef, encode: impl FnOnce(&mut Vec<u8>)) {
+        if self.pages.back().is_none_or(|page| page.len() >= PAGE_BYTES) {
+            self.pages.push_back(Vec::new());
+        }
+        let number = self.first_page + self.pages.len() as u64 - 1;
+        let page = self.pages.back_mut().expect("just made sure");
+        frame.lsn = Lsn(HEAP | number << PAGE_SHIFT | page.len() as u64);
+        let before = page.len();
+        encode(page);
+        self.heap_bytes += (page.len() - before) as u64;
+        self.hot.push_back(frame);
+    }
+
+    /// Bytes on heap pages.
+    pub fn heap_bytes(&self) -> u64 {
+        self.heap_bytes
+    }
+
+    /// Seq ranges that only heap pages hold, with their tallies: gone at a restart.
+    pub fn heap_frames(&self) -> impl Iterator<Item = &FrameRef> {
+        self.hot.iter().filter(|frame| frame.lsn.0 & HEAP != 0)
+    }
+
+    /// Log entries below `lsn`: what a seal takes, in seq order. Positions ascend with seqs, so this
+    /// looks at no more than it gives, but for heap entries between.
+    pub fn log_frames_below(&self, lsn: Lsn) -> impl Iterator<Item = &FrameRef> {
+        self.hot
+            .iter()
+            .take_while(move |frame| frame.lsn < lsn || frame.lsn.0 & HEAP != 0)
+            .filter(|frame| frame.lsn.0 & HEAP == 0)
+    }
+
+    /// The lowest log position that a hot entry needs.
+    pub fn lowest_lsn(&self) -> Option<Lsn> {
+        self.hot.iter().map(|frame| frame.lsn).find(|lsn| lsn.0 & HEAP == 0)
+    }
+
+    /// Replaces log entries below `lsn` by the blocks they were sealed into.
+    pub fn install(&mut self, lsn: Lsn, blocks: impl Iterator<Item = SealedBlock>) {
+        if self.pages.is_empty() {
+            while self.hot.front().is_some_and(|frame| frame.lsn < lsn) {
+                self.hot.pop_front();
+            }
+        } else {
+            self.hot.retain(|frame| frame.lsn >= lsn);
+        }
+        self.add_sealed(blocks);
+    }
+
+    /// Adds sealed blocks, wherever they belong in seq order.
+    pub fn add_sealed(&mut self, blocks: impl Iterator<Item = SealedBlock>) {
+        let mut sorted = true;
+        for block in blocks {
+            sorted &= self.sealed.back().is_none_or(|last| last.meta.last_seq < block.meta.first_seq);
+            self.sealed.push_back(block);
+        }
+        if !sorted {
+            self.sealed.make_contiguous().sort_by_key(|block| block.meta.first_seq);
+        }
+    }
+
+    /// Forgets what lies wholly at or below `seq`; hands each forgotten block to `released`.
+    pub fn drop_through(&mut self, seq: u64, mut released: impl FnMut(SealedBlock)) {
+        while self.sealed.front().is_some_and(|block| block.meta.last_seq <= seq) {
+            released(self.sealed.pop_front().expect("just seen"));
+        }
+        let mut heap_gone = false;
+        while self.hot.front().is_some_and(|frame| frame.last_seq() <= seq) {
+            let frame = self.hot.pop_front().expect("just seen");
+            heap_gone |= frame.lsn.0 & HEAP != 0;
+        }
+        if heap_gone {
+            let oldest = self.heap_frames().next().map(|frame| (frame.lsn.0 & !HEAP) >> PAGE_SHIFT);
+            let newest = self.first_page + self.pages.len() as u64;
+            while self.first_page < oldest.unwrap_or(newest) {
+                let page = self.pages.pop_front().expect("pages up to the newest");
+                self.heap_bytes -= page.len() as u64;
+                self.first_page += 1;
+            }
+        }
+    }
+
+    /// All sealed blocks, lowest first.
+    pub fn sealed(&self) -> impl Iterator<Item = &SealedBlock> {
+        self.sealed.iter()
+    }
+}

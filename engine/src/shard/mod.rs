@@ -1,0 +1,687 @@
+//! All state of one core: its topics and its log. Every change to a topic happens in this folder.
+//! Lives here: the shard itself, topics coming and going, publication in log order, driving the log.
+//! By file: [`append`], [`read`], [`delete`], [`retain`] (caps and age), [`seal`] (memory to segments,
+//! checkpoints, log files), [`recover`].
+//! Not here: bytes on disk (`wal`, `segment`, `checkpoint`), sockets, JSON, the clock.
+//!
+//! The shard never waits. An operation ends at once with an outcome and the block its answer must wait
+//! for ([`Wait`]), with a refusal, or with [`No::Load`]/[`No::Busy`]: ask again later, nothing changed.
+
+mod append;
+mod delete;
+mod read;
+pub mod recover;
+mod retain;
+mod seal;
+
+pub use append::{AppendRequest, Appended};
+pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
+pub use read::{ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
+pub use seal::JobDone;
+
+use crate::cache::{BlockCache, Files};
+use crate::config::{Class, TopicConfig};
+use crate::disk::{Done, Io, Jobs};
+use crate::error::{EngineError, No};
+use crate::event::Record;
+use crate::ids::{Lsn, Millis, SegmentId, TopicId};
+use crate::limits::CHUNK_BYTES;
+use crate::mem::Chunk;
+use crate::quota::Quota;
+use crate::topic::{Loss, Topic, Totals};
+use crate::wal::Wait;
+use crate::wal::frame::Kind;
+use crate::wal::log::Log;
+use ahash::AHashMap;
+use seal::Sealing;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Settings of a shard. Sizes are per shard.
+#[derive(Clone, Debug)]
+pub struct ShardSettings {
+    /// This shard's number.
+    pub shard: u16,
+    /// How many there are.
+    pub shards: u16,
+    /// Layout generation: grows whenever the number of shards changes.
+    pub layout: u64,
+    /// Id of the data directory; also the seed of its hashes.
+    pub directory: u64,
+    /// Size of a log file.
+    pub file_bytes: u64,
+    /// Memory for records that are not sealed yet.
+    pub hot_bytes: u64,
+    /// Memory for sealed blocks.
+    pub cache_bytes: u64,
+    /// Group commits in flight.
+    pub commits_in_flight: usize,
+    /// Records in one sealed block at most.
+    pub segment_max_events: u32,
+    /// Bytes of one segment file, about.
+    pub segment_max_bytes: u64,
+    /// Age at which records are sealed, 0 = never for age alone.
+    pub segment_max_age_ms: u64,
+    /// Log bytes kept beyond what recovery needs.
+    pub wal_keep_bytes: u64,
+}
+
+impl ShardSettings {
+    /// The shard's directory below the data directory.
+    pub fn dir(&self) -> String {
+        shard_dir(self.layout, self.shard)
+    }
+}
+
+/// Directory of a shard in a layout.
+pub fn shard_dir(layout: u64, shard: u16) -> String {
+    format!("shards/{layout:08x}-{shard:03}")
+}
+
+/// The shard that owns a topic, by a hash that does not depend on build or processor: xxh3 with the
+/// directory's seed, then a multiply-shift onto the number of shards.
+pub fn owner_of(name: &[u8], directory: u64, shards: u16) -> u16 {
+    let hash = xxhash_rust::xxh3::xxh3_64_with_seed(name, directory);
+    ((u128::from(hash) * u128::from(shards)) >> 64) as u16
+}
+
+/// Names a topic instance of this shard; stale ones are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TopicRef {
+    /// Index in the shard.
+    pub slot: u32,
+    /// The instance that was there.
+    pub id: TopicId,
+}
+
+/// What leaves a topic's front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Eviction {
+    loss: Loss,
+    /// The new floor.
+    seq: u64,
+    /// Live records that go.
+    count: u64,
+    /// Their bytes.
+    bytes: u64,
+}
+
+/// What becomes visible when a block commits.
+enum Effect {
+    Appended { last_seq: u64, count: u64, bytes: u64 },
+    Evicted(Eviction),
+    Deleted { ranges: Rc<[(u64, u64)]>, count: u64, bytes: u64 },
+}
+
+struct Pending {
+    block: u64,
+    slot: u32,
+    id: TopicId,
+    effect: Effect,
+}
+
+/// A topic as one moment shows it.
+#[derive(Clone, Debug)]
+pub struct TopicView<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// Its settings.
+    pub config: &'a TopicConfig,
+    /// Shown numbers.
+    pub totals: Totals,
+    /// First live position (I-20).
+    pub earliest: u64,
+    /// Last write since start.
+    pub last_write_ts: Option<Millis>,
+    /// Last read since start.
+    pub last_read_ts: Option<Millis>,
+    /// Last consumption (PR-2).
+    pub last_consumed_ts: Option<Millis>,
+}
+
+/// Numbers of a shard, for metrics.
+#[derive(Clone, Debug, Default)]
+pub struct ShardGauges {
+    /// Topics by class, in the order of [`Class`].
+    pub by_class: [u64; 4],
+    /// Live records.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Queue topics.
+    pub queues: u64,
+    /// Bytes of log held in memory.
+    pub hot_bytes: u64,
+    /// Sealed files in use.
+    pub segments: u64,
+    /// Checkpoints written since start.
+    pub checkpoints: u64,
+}
+
+/// See the module's text.
+pub struct Shard {
+    settings: ShardSettings,
+    io: Io,
+    quota: Arc<Quota>,
+    /// The log: settings of its own, counters, the chunks.
+    pub log: Log,
+    /// Sealed blocks in memory.
+    pub cache: RefCell<BlockCache>,
+    files: Files,
+    jobs: Jobs<JobDone>,
+    names: AHashMap<Rc<[u8]>, u32>,
+    /// Names in order, for lists.
+    sorted: BTreeMap<Rc<[u8]>, u32>,
+    topics: Vec<Option<Topic>>,
+    free_slots: Vec<u32>,
+    by_id: AHashMap<TopicId, u32>,
+    next_topic: u64,
+    effects: VecDeque<Pending>,
+    /// Names whose deletion is on its way to disk: an answer "absent" rests on it.
+    dropping: AHashMap<Rc<[u8]>, u64>,
+    /// Newest block with a change of any topic's existence or settings.
+    control_block: u64,
+    published: Vec<TopicRef>,
+    heap_bytes: u64,
+    sealing: Sealing,
+    /// Results of [`Shard::load`].
+    loaded: Vec<(LoadId, Result<(), String>)>,
+    /// What the operator should read.
+    notices: Vec<Notice>,
+    next_load: u64,
+    scratch: Vec<u8>,
+    outcomes: Vec<JobDone>,
+}
+
+/// Something for the log of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether the operator must act.
+    pub severe: bool,
+    /// What happened, naming files.
+    pub text: String,
+}
+
+/// Names a [`Shard::load`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LoadId(pub u64);
+
+impl Shard {
+    /// The settings it runs with.
+    pub fn settings(&self) -> &ShardSettings {
+        &self.settings
+    }
+
+    /// The queue of disk operations; the caller moves them to a disk and brings completions back.
+    pub fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// Log chunks made since the last call, to be registered with the ring. Must be called regularly:
+    /// what is not taken is not reused.
+    pub fn take_fresh_chunks(&mut self) -> Vec<Chunk> {
+        self.log.chunks.take_fresh()
+    }
+
+    /// Takes a completion of an operation from [`Shard::io`].
+    pub fn on_done(&mut self, done: Done, now_us: u64) {
+        if let Err(done) = self.io.complete(done) {
+            // Neither awaited nor the log's: a job that was dropped.
+            let _ = self.log.on_done(done, now_us);
+        }
+    }
+
+    /// One turn: runs jobs, publishes what committed, sends what may go to the log. Call after
+    /// operations and completions; `now` is the wall clock, `now_us` any steady clock.
+    pub fn turn(&mut self, now: Millis, now_us: u64) {
+        self.publish();
+        if !self.jobs.is_empty() {
+            let mut outcomes = std::mem::take(&mut self.outcomes);
+            self.jobs.run(&mut outcomes);
+            for outcome in outcomes.drain(..) {
+                self.on_job(outcome, now);
+            }
+            self.outcomes = outcomes;
+        }
+        self.seal_if_due(now);
+        self.log.flush(now_us);
+    }
+
+    /// Whether jobs have computation left that no completion will wake: turn again soon.
+    pub fn has_work(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// Applies the effects of committed blocks, in log order.
+    fn publish(&mut self) {
+        let committed = self.log.committed();
+        while self.effects.front().is_some_and(|pending| pending.block <= committed) {
+            let pending = self.effects.pop_front().expect("just seen");
+            if let Some(topic) = self.topics[pending.slot as usize].as_mut() {
+                if topic.id == pending.id {
+                    topic.pending_effects -= 1;
+                }
+            }
+            self.apply(pending.slot, pending.id, pending.effect);
+        }
+        if !self.dropping.is_empty() {
+            self.dropping.retain(|_, block| *block > committed);
+        }
+    }
+
+    /// Makes an effect visible now, if its block is committed and no earlier effect of the topic
+    /// waits, or else in its turn. Returns the block that an answer about it waits for.
+    fn enqueue(&mut self, slot: u32, id: TopicId, block: u64, effect: Effect) -> u64 {
+        if block <= self.log.committed() && self.topic(slot).pending_effects == 0 {
+            self.apply(slot, id, effect);
+            return block;
+        }
+        let block = self.effects.back().map_or(block, |last| last.block.max(block));
+        self.topic_mut(slot).pending_effects += 1;
+        self.effects.push_back(Pending { block, slot, id, effect });
+        block
+    }
+
+    fn apply(&mut self, slot: u32, id: TopicId, effect: Effect) {
+        let Some(topic) = self.topics[slot as usize].as_mut().filter(|topic| topic.id == id) else {
+            return; // dropped since
+        };
+        if !topic.changed {
+            topic.changed = true;
+            self.sealing.changed.push(TopicRef { slot, id });
+        }
+        match effect {
+            Effect::Appended { last_seq, count, bytes } => {
+                topic.shown.head = last_seq;
+                topic.shown.count += count;
+                topic.shown.bytes += bytes;
+                self.published.push(TopicRef { slot, id });
+                return;
+            }
+            Effect::Evicted(gone) => {
+                let floor = &mut topic.shown.floors[gone.loss as usize];
+                *floor = (*floor).max(gone.seq);
+                topic.shown.count -= gone.count;
+                topic.shown.bytes -= gone.bytes;
+                let floor = topic.shown.floor();
+                topic.deleted.prune_through(floor);
+                topic.vacant.prune_through(floor);
+            }
+            Effect::Deleted { ranges, count, bytes } => {
+                for (first, last) in ranges.iter() {
+                    topic.deleted.insert(*first, *last);
+                }
+                topic.deleting.pop_front();
+                topic.shown.count -= count;
+                topic.shown.bytes -= bytes;
+            }
+        }
+        let dead = topic.earliest() - 1;
+        let heap_before = topic.index.heap_bytes();
+        let sealing = &mut self.sealing;
+        topic.index.drop_through(dead, |block| sealing.release(block.segment));
+        self.heap_bytes -= heap_before - topic.index.heap_bytes();
+    }
+
+    /// Topics with newly published records since the last call, possibly repeated.
+    pub fn take_published(&mut self, out: &mut Vec<TopicRef>) {
+        out.append(&mut self.published);
+    }
+
+    /// Every block up to this one is committed: answers that wait for it may leave.
+    pub fn committed(&self) -> Wait {
+        Wait(self.log.committed())
+    }
+
+    /// Whether the log took its last write (I-45): waiting answers beyond [`Shard::committed`] fail.
+    pub fn halted(&self) -> Option<EngineError> {
+        self.log.failed().map(EngineError::Halted)
+    }
+
+    /// The topic of that name, and the block that answers about it (or its absence) wait for.
+    pub fn find(&self, name: &[u8]) -> (Option<TopicRef>, Wait) {
+        match self.names.get(name) {
+            Some(slot) => {
+                let topic = self.topics[*slot as usize].as_ref().expect("named topics exist");
+                (Some(TopicRef { slot: *slot, id: topic.id }), Wait(topic.control_block))
+            }
+            None => (None, Wait(self.dropping.get(name).copied().unwrap_or(0))),
+        }
+    }
+
+    /// The slot of a topic, or the refusal that it is absent.
+    fn slot_of(&self, name: &[u8]) -> Result<u32, No> {
+        match self.find(name) {
+            (Some(found), _) => Ok(found.slot),
+            (None, wait) => Err(No::Refused(EngineError::TopicMissing, wait)),
+        }
+    }
+
+    fn topic(&self, slot: u32) -> &Topic {
+        self.topics[slot as usize].as_ref().expect("a used slot")
+    }
+
+    fn topic_mut(&mut self, slot: u32) -> &mut Topic {
+        self.topics[slot as usize].as_mut().expect("a used slot")
+    }
+
+    /// Creates or reconfigures (§3.1). Returns whether it was created, and what the answer waits for.
+    pub fn put(&mut self, name: &[u8], config: TopicConfig, now: Millis) -> Result<(bool, Wait), No> {
+        let existing = self.names.get(name).copied();
+        if existing.is_none() && !crate::config::is_topic_name(name) {
+            return Err(EngineError::NameInvalid.into());
+        }
+        config.check(name)?;
+        if let Some(slot) = existing {
+            let topic = self.topic(slot);
+            if topic.config.kind != config.kind {
+                let error =
+                    EngineError::TypeConflict { existing: topic.config.kind, requested: config.kind };
+                return Err(No::Refused(error, Wait(topic.control_block)));
+            }
+            if topic.config == config {
+                return Ok((false, Wait(topic.control_block))); // TP-3
+            }
+        }
+        self.may_write()?;
+        let Some(slot) = existing else {
+            self.take_topic_place()?;
+            let slot = self.create(name, config, true);
+            return Ok((true, Wait(self.topic(slot).control_block)));
+        };
+        // Retention first under the old settings, then under the new ones: tightening takes effect
+        // here, relaxing brings nothing back (CF-14).
+        self.expire(slot, now)?;
+        let old = std::mem::replace(&mut self.topic_mut(slot).config, config);
+        let plan = self.plan_eviction(self.topic(slot), &[]);
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(no) => {
+                self.topic_mut(slot).config = old;
+                return Err(no);
+            }
+        };
+        self.put_topic_entry(slot, plan.is_none());
+        if let Some(gone) = plan {
+            self.log_floor(slot, gone, true);
+        }
+        let block = self.log.entry_block();
+        self.topic_mut(slot).control_block = block;
+        self.control_block = block;
+        if let Some(gone) = plan {
+            self.order_eviction(slot, gone, block);
+        }
+        // A tightened age limit takes effect here too, if no disk is needed to tell; else at the next
+        // access.
+        let _ = self.expire(slot, now);
+        Ok((false, Wait(self.log.entry_block())))
+    }
+
+    /// Refuses when the log takes nothing any more, or nothing right now.
+    fn may_write(&mut self) -> Result<(), No> {
+        if let Some(error) = self.log.failed() {
+            return Err(EngineError::Halted(error).into());
+        }
+        if !self.log.has_room() {
+            self.log.stats.submit_full += 1;
+            return Err(No::Busy);
+        }
+        Ok(())
+    }
+
+    fn take_topic_place(&self) -> Result<(), No> {
+        match self.quota.take_topic() {
+            true => Ok(()),
+            false => Err(EngineError::TopicCap { max: self.quota.max_topics() }.into()),
+        }
+    }
+
+    /// Adds a topic and logs it; the batch ends with it if `last`. The name is legal and free, and a
+    /// place was taken.
+    fn create(&mut self, name: &[u8], config: TopicConfig, last: bool) -> u32 {
+        let id = TopicId(self.settings.layout << 40 | u64::from(self.settings.shard) << 32 | self.next_topic);
+        self.next_topic += 1;
+        let slot = self.insert(Topic::new(id, Rc::from(name), config));
+        self.put_topic_entry(slot, last);
+        let block = self.log.entry_block();
+        self.topic_mut(slot).control_block = block;
+        self.control_block = block;
+        slot
+    }
+
+    /// Puts a topic into the shard's tables.
+    fn insert(&mut self, topic: Topic) -> u32 {
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.topics.push(None);
+            self.topics.len() as u32 - 1
+        });
+        self.names.insert(topic.name.clone(), slot);
+        self.sorted.insert(topic.name.clone(), slot);
+        self.by_id.insert(topic.id, slot);
+        self.sealing.changed.push(TopicRef { slot, id: topic.id });
+        self.topics[slot as usize] = Some(Topic { changed: true, ..topic });
+        slot
+    }
+
+    /// Logs a topic's settings. Body: topic, head, name length (2), name, configuration.
+    fn put_topic_entry(&mut self, slot: u32, last: bool) {
+        let mut body = std::mem::take(&mut self.scratch);
+        body.clear();
+        let topic = self.topics[slot as usize].as_ref().expect("a used slot");
+        body.extend_from_slice(&topic.id.0.to_le_bytes());
+        body.extend_from_slice(&topic.ordered.head.to_le_bytes());
+        body.extend_from_slice(&(topic.name.len() as u16).to_le_bytes());
+        body.extend_from_slice(&topic.name);
+        topic.config.encode(&mut body);
+        self.log.put_entry(Kind::Topic, &body, last, true);
+        self.scratch = body;
+        self.mark_changed(slot);
+    }
+
+    fn mark_changed(&mut self, slot: u32) {
+        let topic = self.topics[slot as usize].as_mut().expect("a used slot");
+        if !topic.changed {
+            topic.changed = true;
+            self.sealing.changed.push(TopicRef { slot, id: topic.id });
+        }
+    }
+
+    /// Logs an eviction. Body: topic, loss, floor, count, bytes.
+    fn log_floor(&mut self, slot: u32, gone: Eviction, last: bool) {
+        let id = self.topic(slot).id;
+        let mut body = [0; 40];
+        for (at, number) in [id.0, gone.loss as u64, gone.seq, gone.count, gone.bytes].into_iter().enumerate()
+        {
+            body[at * 8..at * 8 + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        self.log.put_entry(Kind::Floor, &body, last, false);
+    }
+
+    /// Counts an eviction in, to be shown when `block` commits.
+    fn order_eviction(&mut self, slot: u32, gone: Eviction, block: u64) -> u64 {
+        let topic = self.topics[slot as usize].as_mut().expect("a used slot");
+        let floor = &mut topic.ordered.floors[gone.loss as usize];
+        *floor = (*floor).max(gone.seq);
+        topic.ordered.count -= gone.count;
+        topic.ordered.bytes -= gone.bytes;
+        let id = topic.id;
+        self.quota.give_bytes(gone.bytes);
+        self.enqueue(slot, id, block, Effect::Evicted(gone))
+    }
+
+    /// Applies the age limit: what is noticed here is gone for good, so the mark is on its way before
+    /// any answer that shows it (I-24). Returns what such an answer waits for.
+    fn expire(&mut self, slot: u32, now: Millis) -> Result<Wait, No> {
+        let topic = self.topic(slot);
+        if topic.config.ttl_ms == 0 {
+            return Ok(Wait::default());
+        }
+        let Some(gone) = self.plan_expiry(topic, now)? else {
+            return Ok(Wait(topic.control_block));
+        };
+        // A halted log takes no mark; the records are over all the same. Topics of class `ephemeral`
+        // have no frames.
+        let mut block = topic.control_block;
+        if topic.config.class != Class::Ephemeral && self.log.failed().is_none() {
+            self.log_floor(slot, gone, true);
+            block = self.log.entry_block();
+        }
+        Ok(Wait(self.order_eviction(slot, gone, block)))
+    }
+
+    /// Deletes a topic (§3.4). `None`: there was none.
+    pub fn drop_topic(&mut self, name: &[u8], if_empty: bool, now: Millis) -> Result<(bool, Wait), No> {
+        let (Some(found), wait) = self.find(name) else {
+            return Ok((false, self.find(name).1));
+        };
+        let slot = found.slot;
+        if if_empty {
+            self.expire(slot, now)?;
+            let count = self.topic(slot).ordered.count;
+            if count > 0 {
+                let last = self.effects.iter().rev().find(|pending| pending.id == found.id);
+                let wait = Wait(last.map_or(wait.0, |pending| pending.block.max(wait.0)));
+                return Err(No::Refused(EngineError::NotEmpty { count }, wait));
+            }
+        }
+        self.may_write()?;
+        self.log.put_entry(Kind::Drop, &found.id.0.to_le_bytes(), true, true);
+        let block = self.log.entry_block();
+        let topic = self.forget(slot);
+        self.quota.give_topic();
+        self.quota.give_bytes(topic.ordered.bytes);
+        self.dropping.insert(topic.name.clone(), block);
+        self.control_block = block;
+        Ok((true, Wait(block)))
+    }
+
+    /// Takes a topic out of the shard's tables and lets go of its blocks.
+    fn forget(&mut self, slot: u32) -> Topic {
+        let topic = self.topics[slot as usize].take().expect("a used slot");
+        self.names.remove(&topic.name);
+        self.sorted.remove(&topic.name);
+        self.by_id.remove(&topic.id);
+        self.free_slots.push(slot);
+        self.heap_bytes -= topic.index.heap_bytes();
+        for block in topic.index.sealed() {
+            self.sealing.release(block.segment);
+        }
+        self.sealing.dropped.push(topic.id);
+        topic
+    }
+
+    /// State of a topic (§3.2), after retention; `touch` counts as consumption (TS-2).
+    pub fn state(&mut self, name: &[u8], touch: bool, now: Millis) -> Result<(TopicView<'_>, Wait), No> {
+        let slot = self.slot_of(name)?;
+        let wait = self.expire(slot, now)?;
+        if touch {
+            let topic = self.topic_mut(slot);
+            topic.last_read_ts = Some(now);
+            topic.last_consumed_ts = Some(now);
+        }
+        let topic = self.topic(slot);
+        Ok((view(topic), wait.max(Wait(topic.control_block))))
+    }
+
+    /// Up to `limit` topics in name order after `after`, of those that begin with `prefix`; retention
+    /// is applied where it needs no disk (TL-3). `touch` counts as consumption only (TL-2).
+    pub fn list(
+        &mut self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        touch: bool,
+        now: Millis,
+        mut visit: impl FnMut(TopicView<'_>),
+    ) -> Result<Wait, No> {
+        use std::ops::Bound;
+        let start: Rc<[u8]> = Rc::from(after.filter(|after| *after >= prefix).unwrap_or(prefix));
+        let bound = match after {
+            Some(after) if after >= prefix => Bound::Excluded(start),
+            _ => Bound::Included(start),
+        };
+        let slots: Vec<u32> = self
+            .sorted
+            .range((bound, Bound::Unbounded))
+            .take_while(|(name, _)| name.starts_with(prefix))
+            .take(limit)
+            .map(|(_, slot)| *slot)
+            .collect();
+        let mut wait = Wait(self.control_block);
+        for slot in &slots {
+            wait = wait.max(self.expire(*slot, now)?);
+        }
+        for slot in slots {
+            if touch {
+                self.topic_mut(slot).last_consumed_ts = Some(now);
+            }
+            visit(view(self.topic(slot)));
+        }
+        Ok(wait)
+    }
+
+    /// Topics of this shard.
+    pub fn topic_count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// What happened since the last call that an operator should know.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Numbers for metrics; walks all topics.
+    pub fn gauges(&self) -> ShardGauges {
+        let mut gauges = ShardGauges {
+            hot_bytes: (self.log.chunks.held() * CHUNK_BYTES) as u64,
+            segments: self.sealing.segments.len() as u64,
+            checkpoints: self.sealing.checkpoints,
+            ..Default::default()
+        };
+        for topic in self.topics.iter().flatten() {
+            gauges.by_class[topic.config.class as usize] += 1;
+            gauges.records += topic.shown.count;
+            gauges.bytes += topic.shown.bytes;
+            gauges.queues += u64::from(topic.config.kind == crate::config::TopicType::Queue);
+        }
+        gauges
+    }
+
+    /// The segments that this shard's topics need, for clearing the pool at start.
+    pub fn segments_in_use(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        self.sealing.segments.keys().copied()
+    }
+
+    /// Blocks loaded since the last call, for operations that ended in [`No::Load`].
+    pub fn take_loaded(&mut self, out: &mut Vec<(LoadId, Result<(), String>)>) {
+        out.append(&mut self.loaded);
+    }
+
+    /// A record walk over everything a topic holds, for tests and tools: seq order, live or not.
+    pub fn visit_all(&self, name: &[u8], mut visit: impl FnMut(&Record<'_>)) -> Result<(), No> {
+        let slot = self.slot_of(name)?;
+        self.walk(self.topic(slot), 1, u64::MAX - 1, |record| {
+            visit(record);
+            std::ops::ControlFlow::Continue(())
+        })
+    }
+
+    /// The log position that the oldest unsealed entry of any topic needs.
+    pub fn lowest_lsn(&self) -> Option<Lsn> {
+        self.topics.iter().flatten().filter_map(|topic| topic.index.lowest_lsn()).min()
+    }
+}
+
+fn view(topic: &Topic) -> TopicView<'_> {
+    TopicView {
+        name: &topic.name,
+        config: &topic.config,
+        totals: topic.shown,
+        earliest: topic.earliest(),
+        last_write_ts: topic.last_write_ts,
+        last_read_ts: topic.last_read_ts,
+        last_consumed_ts: topic.last_consumed_ts,
+    }
+}

@@ -1,0 +1,289 @@
+//! Reading after a cursor (§5): one moment of one topic, rendered by the caller's visitor.
+
+use super::{Shard, TopicRef};
+use crate::error::No;
+use crate::event::Record;
+use crate::ids::Millis;
+use crate::index::{SealedBlock, Source};
+use crate::topic::{Loss, Topic};
+use crate::wal::Wait;
+
+/// Records examined by one read at most, so that a filter that rejects millions cannot hold the core;
+/// the answer is then not caught up and the reader comes back (D-4).
+const EXAMINED_MAX: u64 = 65_536;
+/// Sealed blocks loaded beyond what this read needs, for a reader that follows.
+const READAHEAD_BLOCKS: usize = 4;
+
+/// A read, its numbers already clamped (§5).
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequest<'a> {
+    /// Deliver seqs above this.
+    pub from_seq: u64,
+    /// Records delivered at most.
+    pub limit: u32,
+    /// Bytes (J-23) delivered at most, but always one record (D-6).
+    pub max_bytes: u64,
+    /// Records of these nodes are passed over (D-7).
+    pub nodes: &'a [Vec<u8>],
+}
+
+/// Why records are missing (D-14, D-15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TombstoneReason {
+    /// Evicted by a cap.
+    Cap,
+    /// Expired.
+    Ttl,
+    /// Both.
+    Mixed,
+    /// A router's source lost them.
+    SourceTrim,
+    /// The cursor is beyond the head.
+    Recreated,
+}
+
+/// A gap, in band (D-12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// First missing seq.
+    pub gap_from: u64,
+    /// Last missing seq.
+    pub gap_to: u64,
+    /// Why.
+    pub reason: TombstoneReason,
+    /// First seq not covered.
+    pub earliest_seq: u64,
+    /// Head at the time.
+    pub head_seq: u64,
+}
+
+/// What a read found, besides the records that went to the visitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadOutcome {
+    /// The topic.
+    pub topic: TopicRef,
+    /// The last examined seq (D-3).
+    pub next_from_seq: u64,
+    /// Head.
+    pub head_seq: u64,
+    /// First live position.
+    pub earliest_seq: u64,
+    /// Records given to the visitor.
+    pub delivered: u32,
+    /// Delivered plus filtered (§1.9).
+    pub examined: u64,
+    /// A gap.
+    pub tombstone: Option<Tombstone>,
+    /// When the answer may leave.
+    pub wait: Wait,
+}
+
+impl ReadOutcome {
+    /// D-4.
+    pub fn caught_up(&self) -> bool {
+        self.next_from_seq == self.head_seq
+    }
+}
+
+impl Shard {
+    /// Reads. `visit` gets each delivered record in order; after [`No::Load`] what it made is void.
+    pub fn read(
+        &mut self,
+        name: &[u8],
+        request: &ReadRequest<'_>,
+        now: Millis,
+        visit: impl FnMut(&Record<'_>),
+    ) -> Result<ReadOutcome, No> {
+        let slot = self.slot_of(name)?;
+        let expiry = self.expire(slot, now)?;
+        let topic = self.topic_mut(slot);
+        topic.last_read_ts = Some(now);
+        topic.last_consumed_ts = Some(now);
+        let wait = expiry.max(Wait(topic.control_block));
+        let mut outcome = self.scan(slot, request, visit)?;
+        outcome.wait = wait;
+        Ok(outcome)
+    }
+
+    fn scan(
+        &self,
+        slot: u32,
+        request: &ReadRequest<'_>,
+        mut visit: impl FnMut(&Record<'_>),
+    ) -> Result<ReadOutcome, No> {
+        let topic = self.topic(slot);
+        let (head, floor) = (topic.shown.head, topic.shown.floor());
+        let tombstone = tombstone(topic, request.from_seq);
+        let cursor = if request.from_seq > head { 0 } else { request.from_seq };
+        let start = cursor.max(floor);
+        let nodes: &[Vec<u8>] = if topic.config.dedupe_node { request.nodes } else { &[] };
+        let mut out = ReadOutcome {
+            topic: TopicRef { slot, id: topic.id },
+            next_from_seq: start,
+            head_seq: head,
+            earliest_seq: topic.earliest(),
+            delivered: 0,
+            examined: 0,
+            tombstone,
+            wait: Wait::default(),
+        };
+        let mut bytes = 0;
+        let mut at = start + 1;
+        'sources: while at <= head {
+            if let Some((_, last)) = topic.deleted.covering(at) {
+                out.next_from_seq = last.min(head);
+                at = last + 1;
+                continue;
+            }
+            let next = topic.index.at_or_after(at).filter(|source| source.range().0 <= head);
+            let Some(source) = next else {
+                out.next_from_seq = head; // only vacant seqs are left
+                break;
+            };
+            let last = source.range().1;
+            let cached;
+            let records: &mut dyn Iterator<Item = _> = match source {
+                Source::Hot(frame) => {
+                    let entry = topic.index.entry(frame, &self.log.chunks);
+                    for record in entry.records_from(at) {
+                        let record = record.expect("entries in memory are sound");
+                        match offer(topic, &record, request, nodes, &mut out, &mut bytes) {
+                            Offer::Deliver => visit(&record),
+                            Offer::Pass => {}
+                            Offer::Stop => break 'sources,
+                        }
+                        if out.delivered == request.limit || out.examined == EXAMINED_MAX {
+                            break 'sources;
+                        }
+                    }
+                    at = last + 1;
+                    continue;
+                }
+                Source::Sealed(block) => {
+                    let found = self.cache.borrow_mut().get(&block.key());
+                    let Some(found) = found else {
+                        return Err(No::Load(self.wanted_blocks(topic, at, &out, request, bytes)));
+                    };
+                    cached = found;
+                    &mut cached.records_from(at).map(move |record| {
+                        record.map_err(|error| self.unreadable(block, &error.to_string()))
+                    })
+                }
+            };
+            for record in records {
+                let record = record?;
+                match offer(topic, &record, request, nodes, &mut out, &mut bytes) {
+                    Offer::Deliver => visit(&record),
+                    Offer::Pass => {}
+                    Offer::Stop => break 'sources,
+                }
+                if out.delivered == request.limit || out.examined == EXAMINED_MAX {
+                    break 'sources;
+                }
+            }
+            at = last + 1;
+            out.next_from_seq = last.min(head);
+        }
+        Ok(out)
+    }
+
+    /// The sealed blocks that this read will probably want, from `at` on, and a few more.
+    fn wanted_blocks(
+        &self,
+        topic: &Topic,
+        at: u64,
+        so_far: &ReadOutcome,
+        request: &ReadRequest<'_>,
+        bytes: u64,
+    ) -> Vec<SealedBlock> {
+        let mut records = u64::from(request.limit - so_far.delivered);
+        let mut bytes = request.max_bytes.saturating_sub(bytes);
+        let mut beyond = READAHEAD_BLOCKS;
+        let mut cache = self.cache.borrow_mut();
+        let mut wanted = Vec::new();
+        for block in topic.index.sealed_from(at) {
+            if records == 0 || bytes == 0 {
+                if beyond == 0 {
+                    break;
+                }
+                beyond -= 1;
+            }
+            if wanted.is_empty() || cache.get(&block.key()).is_none() {
+                wanted.push(block.clone());
+            }
+            let above = block.meta.last_seq - at.max(block.meta.first_seq) + 1;
+            records = records.saturating_sub(above.min(u64::from(block.meta.count)));
+            bytes = bytes.saturating_sub(block.meta.counted_bytes);
+        }
+        wanted
+    }
+}
+
+enum Offer {
+    Deliver,
+    Pass,
+    Stop,
+}
+
+/// Decides about the next record and moves the cursor over it. Deleted and filtered ones pass.
+#[inline]
+fn offer(
+    topic: &Topic,
+    record: &Record<'_>,
+    request: &ReadRequest<'_>,
+    nodes: &[Vec<u8>],
+    out: &mut ReadOutcome,
+    bytes: &mut u64,
+) -> Offer {
+    if record.seq > out.head_seq {
+        out.next_from_seq = out.head_seq;
+        return Offer::Stop;
+    }
+    if !topic.deleted.is_empty() && topic.deleted.contains(record.seq) {
+        out.next_from_seq = record.seq;
+        return Offer::Pass;
+    }
+    if !nodes.is_empty() && record.node.is_some_and(|node| nodes.iter().any(|other| other == node)) {
+        out.examined += 1;
+        out.next_from_seq = record.seq;
+        return Offer::Pass;
+    }
+    let size = record.counted_bytes();
+    if out.delivered > 0 && *bytes + size > request.max_bytes {
+        out.next_from_seq = record.seq - 1;
+        return Offer::Stop;
+    }
+    *bytes += size;
+    out.delivered += 1;
+    out.examined += 1;
+    out.next_from_seq = record.seq;
+    Offer::Deliver
+}
+
+/// D-12…D-16.
+fn tombstone(topic: &Topic, from_seq: u64) -> Option<Tombstone> {
+    let shown = &topic.shown;
+    let head_seq = shown.head;
+    if from_seq > head_seq {
+        return Some(Tombstone {
+            gap_from: 1,
+            gap_to: head_seq,
+            reason: TombstoneReason::Recreated,
+            earliest_seq: topic.earliest(),
+            head_seq,
+        });
+    }
+    let floor = shown.floor();
+    if from_seq >= floor {
+        return None;
+    }
+    let gap_from = from_seq + 1;
+    let reached = |loss: Loss| shown.floors[loss as usize] >= gap_from;
+    let reason = match (reached(Loss::Cap), reached(Loss::Ttl)) {
+        (true, true) => TombstoneReason::Mixed,
+        (true, false) => TombstoneReason::Cap,
+        (false, true) => TombstoneReason::Ttl,
+        (false, false) => TombstoneReason::SourceTrim,
+    };
+    Some(Tombstone { gap_from, gap_to: floor, reason, earliest_seq: floor + 1, head_seq })
+}

@@ -1,0 +1,52 @@
+//! Log files on disk: names, and making one ready to take blocks.
+
+use super::format::{FileHeader, UNKNOWN_BLOCK};
+use super::log::LogFile;
+use crate::disk::{Io, OpenMode};
+use crate::error::DiskError;
+use crate::limits::BLOCK_BYTES;
+use crate::mem::AlignedBuf;
+
+/// Bytes zero-filled per write.
+const FILL_BYTES: usize = 1 << 20;
+
+/// Path of the file in a slot of a shard's directory.
+pub fn path(dir: &str, slot: u32) -> String {
+    format!("{dir}/wal-{slot:04}.log")
+}
+
+/// The slot that a file name stands for.
+pub fn slot_of(name: &str) -> Option<u32> {
+    name.strip_prefix("wal-")?.strip_suffix(".log")?.parse().ok()
+}
+
+/// Makes the file of `slot` ready: a new one (or one cut short by a crash) is zero-filled to its full
+/// size, so that no commit ever changes a length or an extent; then the header is written and synced.
+/// After this the file may take blocks, and its absence would be damage.
+pub async fn prepare(io: Io, dir: String, slot: u32, header: FileHeader, recycled: bool) -> Result<LogFile, DiskError> {
+    let path = path(&dir, slot);
+    let file = io.open(&path, OpenMode::ReadWrite).await?;
+    if !recycled {
+        io.allocate(file, header.file_bytes).await?;
+        let mut zeros = AlignedBuf::zeroed(FILL_BYTES);
+        let mut at = 0;
+        while at < header.file_bytes {
+            let bytes = (header.file_bytes - at).min(FILL_BYTES as u64);
+            zeros = io.write(file, at, zeros, bytes as usize).await?;
+            at += bytes;
+        }
+        io.sync(file).await?;
+        io.sync_dir(&dir).await?;
+    }
+    let mut first = AlignedBuf::zeroed(BLOCK_BYTES);
+    let bytes = header.encode();
+    first[..bytes.len()].copy_from_slice(&bytes);
+    io.write(file, 0, first, BLOCK_BYTES).await?;
+    io.sync(file).await?;
+    Ok(LogFile { number: header.number, slot, file })
+}
+
+/// A header for a file prepared while the one before it is still being filled.
+pub fn header_ahead(shard: u16, directory: u64, number: u64, file_bytes: u64, epoch: u64) -> FileHeader {
+    FileHeader { shard, directory, number, file_bytes, epoch, first_block: UNKNOWN_BLOCK, prev_crc: 0 }
+}
