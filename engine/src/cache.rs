@@ -160,12 +160,9 @@ impl BlockCache {
     fn make_room(&mut self, bytes: usize) -> bool {
         while self.bytes + bytes > self.bytes_max {
             let newcomers_first = self.newcomer_bytes > self.bytes_max / NEWCOMERS_SHARE;
-            let evicted = if newcomers_first {
-                self.evict_newcomer() || self.evict_main()
-            } else {
-                self.evict_main() || self.evict_newcomer()
-            };
-            if !evicted {
+            // Newcomers may take their share; above it they make way first.
+            let evicted = newcomers_first && self.evict_newcomer();
+            if !evicted && !self.evict_main() && !self.evict_newcomer() {
                 return false;
             }
         }
@@ -277,20 +274,13 @@ impl Files {
     /// Forgets a segment that is no more; its file is closed now, or when its last reader is done and
     /// another call comes.
     pub async fn forget(&self, io: &Io, id: SegmentId) {
-        let mut files = self.0.borrow_mut();
-        if let Some(entry) = files.open.remove(&id) {
-            files.doomed.push(entry.file);
-        }
-        drop(files);
+        self.0.borrow_mut().doom(|other| other == id);
         self.sweep(io).await;
     }
 
     /// Closes everything that is not in use.
     pub async fn close_all(&self, io: &Io) {
-        let mut files = self.0.borrow_mut();
-        let all: Vec<_> = files.open.drain().map(|(_, entry)| entry.file).collect();
-        files.doomed.extend(all);
-        drop(files);
+        self.0.borrow_mut().doom(|_| true);
         self.sweep(io).await;
     }
 
@@ -324,6 +314,12 @@ impl OpenFiles {
         let file = Rc::new(OpenFile(file));
         self.open.insert(id, Entry { file: file.clone(), used_at: self.clock });
         (FileLease(file), None)
+    }
+
+    fn doom(&mut self, which: impl Fn(SegmentId) -> bool) {
+        let mut doomed: Vec<_> = self.open.extract_if(|id, _| which(*id)).collect();
+        doomed.sort_unstable_by_key(|(id, _)| *id); // a map's order is no one's to rely on
+        self.doomed.extend(doomed.into_iter().map(|(_, entry)| entry.file));
     }
 
     fn take_closable(&mut self) -> Vec<FileId> {

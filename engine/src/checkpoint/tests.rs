@@ -428,7 +428,8 @@ fn a_failed_operation_leaves_the_checkpoint_before() {
 fn retention_keeps_the_two_newest_loadable() {
     let full = |number| (number, None);
     let delta = |number, base| (number, Some(base));
-    let table: [(&str, Vec<(u64, Option<u64>)>, Vec<u64>); 7] = [
+    type Existing = Vec<(u64, Option<u64>)>;
+    let table: [(&str, Existing, Vec<u64>); 7] = [
         ("nothing", vec![], vec![]),
         ("one", vec![full(1)], vec![]),
         ("a chain", vec![full(1), delta(2, 1), delta(3, 2)], vec![]),

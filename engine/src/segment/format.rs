@@ -508,7 +508,8 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(take_run(&mut &bytes[..cut]).is_err(), "cut at {cut}");
         }
-        let nonsense: [(&str, fn(&mut Run)); 6] = [
+        type Spoil = fn(&mut Run);
+        let nonsense: [(&str, Spoil); 6] = [
             ("overlapping seqs", |run| run.blocks[1].first_seq = 4),
             ("overlapping bytes", |run| run.blocks[1].offset = 5000),
             ("inside the header block", |run| run.blocks[0].offset = 0),

@@ -175,7 +175,7 @@ async fn read_part(
     let Place { id, topic, offset, bytes } = place;
     let what = if kind == PartKind::Block { "block" } else { "tag section" };
     let bad = || damaged(id, offset, what, Some(risk));
-    let (buf, start) = read_range(io, file, id, offset, bytes as usize).await?.ok_or_else(|| bad())?;
+    let (buf, start) = read_range(io, file, id, offset, bytes as usize).await?.ok_or_else(bad)?;
     let part = &buf[start..start + bytes as usize];
     let header = PartHeader::decode(part, kind).map_err(|_| bad())?;
     let body = &part[PART_HEADER_BYTES..];
