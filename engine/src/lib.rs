@@ -8,6 +8,9 @@
 //! - nothing is published before its commit point and nothing is acknowledged here at all: the engine
 //!   says *when* an answer may leave ([`wal::Wait`]), the caller sends it.
 
+pub mod aside;
+pub mod cache;
+pub mod checkpoint;
 pub mod config;
 pub mod disk;
 pub mod error;
@@ -15,4 +18,7 @@ pub mod event;
 pub mod ids;
 pub mod limits;
 pub mod mem;
+pub mod segment;
+#[cfg(test)]
+mod test_disk;
 pub mod wal;
