@@ -15,4 +15,5 @@ pub mod event;
 pub mod ids;
 pub mod limits;
 pub mod mem;
+pub mod rng;
 pub mod wal;
