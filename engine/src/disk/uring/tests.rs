@@ -293,6 +293,11 @@ fn more_operations_than_may_fly_wait_inside() {
         assert_eq!(tags, (0..500).collect::<Vec<_>>(), "each completes once");
         assert!(done.iter().all(|done| done.result == Ok(4096)));
         disk.wait(); // returns when nothing is in flight
+        done.clear();
+        disk.submit(Tag(0), Op::SyncDir { path: "".into() }); // several entries, one completion
+        disk.wait();
+        disk.poll(&mut done);
+        assert_eq!(done.len(), 1, "what was waited for is there");
     });
 }
 
