@@ -2,7 +2,7 @@
 //! and, for class `ephemeral`, entries on heap pages that are never written.
 
 use crate::cache::BlockKey;
-use crate::ids::{Lsn, SegmentId};
+use crate::ids::{Lsn, SegmentId, TopicId};
 use crate::segment::BlockMeta;
 use crate::wal::chunks::Chunks;
 use crate::wal::frame::{RecordsEntry, split_entry};
@@ -18,6 +18,8 @@ const PAGE_BYTES: usize = 64 << 10;
 /// A block of a sealed file that holds records of the topic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SealedBlock {
+    /// Whose records.
+    pub topic: TopicId,
     /// Which file.
     pub segment: SegmentId,
     /// Where in it, and what.

@@ -16,9 +16,15 @@ pub mod disk;
 pub mod error;
 pub mod event;
 pub mod ids;
+pub mod index;
 pub mod limits;
 pub mod mem;
+pub mod quota;
+pub mod ranges;
+pub mod rng;
 pub mod segment;
+pub mod shard;
 #[cfg(test)]
 mod test_disk;
+pub mod topic;
 pub mod wal;

@@ -55,8 +55,7 @@ impl RangeSet {
 
     /// Whether any of `first..=last` is in the set.
     pub fn intersects(&self, first: u64, last: u64) -> bool {
-        !self.ranges.is_empty()
-            && (self.ranges.range(first..=last).next().is_some() || self.contains(first))
+        !self.ranges.is_empty() && (self.ranges.range(first..=last).next().is_some() || self.contains(first))
     }
 
     /// Seqs of `first..=last` that are in the set.
@@ -64,11 +63,10 @@ impl RangeSet {
         if first > last {
             return 0;
         }
-        let before = self.covering(first).map_or(0, |(start, end)| {
-            if start < first { end.min(last) - first + 1 } else { 0 }
-        });
-        before
-            + self.ranges.range(first..=last).map(|(start, end)| end.min(&last) - start + 1).sum::<u64>()
+        let before = self
+            .covering(first)
+            .map_or(0, |(start, end)| if start < first { end.min(last) - first + 1 } else { 0 });
+        before + self.ranges.range(first..=last).map(|(start, end)| end.min(&last) - start + 1).sum::<u64>()
     }
 
     /// Forgets ranges that end at or below `seq`.

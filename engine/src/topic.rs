@@ -283,7 +283,9 @@ mod tests {
     #[test]
     fn keys_are_forgotten_after_their_window() {
         // U-8: `now − first > window` is over, equality is not; a huge window never is (CF-7).
-        for (window, age, hit) in [(5, 5, true), (5, 6, false), (0, 0, true), (0, 1, false), (u64::MAX, 1 << 50, true)] {
+        for (window, age, hit) in
+            [(5, 5, true), (5, 6, false), (0, 0, true), (0, 1, false), (u64::MAX, 1 << 50, true)]
+        {
             let mut dedup = Dedup::default();
             dedup.insert(7, Remembered { first_seq: 1, count: 2, ts: 100, block: 0 }, 100, window);
             assert_eq!(dedup.get(7, 100 + age, window).is_some(), hit, "{window} {age}");

@@ -20,9 +20,9 @@
 //!             8      8  base
 //!            16      2  shard
 //!            18      2  shards
-//!            20     48  layout, log_start, next_block, epoch, next_topic, next_segment
-//!            68      8  at_ms
-//!            76      1  flags: 1 has a base, 2 clean
+//!            20     56  layout, log_start, next_block, described_block, epoch, next_topic, next_segment
+//!            76      8  at_ms
+//!            84      1  flags: 1 has a base, 2 clean
 //!
 //! trailer     0      8  edit_count: pieces in the file
 //!             8      8  body_bytes of all frames before
@@ -66,7 +66,7 @@ pub const PIECE_HEADER_BYTES: usize = 5;
 pub const PIECE_ITEMS_MAX: usize = 1024;
 
 const MAGIC: &[u8; 4] = b"RCKP";
-const HEAD_BYTES: usize = 77;
+const HEAD_BYTES: usize = 85;
 const TRAILER_BYTES: usize = 24;
 
 // A full piece of a run, and of a topic whose configuration is as large as its form allows.
@@ -158,8 +158,15 @@ pub fn encode_head(head: &CheckpointHead) -> Vec<u8> {
     out.extend_from_slice(&head.base.unwrap_or(0).to_le_bytes());
     out.extend_from_slice(&head.shard.to_le_bytes());
     out.extend_from_slice(&head.shards.to_le_bytes());
-    let numbers =
-        [head.layout, head.log_start.0, head.next_block, head.epoch, head.next_topic, head.next_segment];
+    let numbers = [
+        head.layout,
+        head.log_start.0,
+        head.next_block,
+        head.described_block,
+        head.epoch,
+        head.next_topic,
+        head.next_segment,
+    ];
     for number in numbers {
         out.extend_from_slice(&number.to_le_bytes());
     }
@@ -182,6 +189,7 @@ pub fn decode_head(body: &[u8]) -> Result<CheckpointHead, FormatError> {
             layout: cursor.u64()?,
             log_start: Lsn(cursor.u64()?),
             next_block: cursor.u64()?,
+            described_block: cursor.u64()?,
             epoch: cursor.u64()?,
             next_topic: cursor.u64()?,
             next_segment: cursor.u64()?,

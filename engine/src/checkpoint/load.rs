@@ -52,6 +52,29 @@ pub struct Loaded {
     pub highest: u64,
 }
 
+impl Loaded {
+    /// The same state as the edits of one full checkpoint, without keys that `is_live` lets go.
+    pub fn into_edits(self, is_live: impl Fn(&TopicState, &Dedup) -> bool) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        let mut runs: BTreeMap<SegmentId, Vec<Run>> = BTreeMap::new();
+        for (id, run) in self.runs {
+            runs.entry(id).or_default().push(run);
+        }
+        for (id, SegmentState { file_bytes, shared }) in self.segments {
+            edits.push(Edit::AddSegment { id, file_bytes, shared });
+            edits.extend(runs.remove(&id).into_iter().flatten().map(|run| Edit::AddRun(id, run)));
+        }
+        let live = |key: &Dedup| self.topics.get(&key.topic).is_some_and(|topic| is_live(topic, key));
+        let keys: Vec<Edit> =
+            self.dedup.iter().filter(|key| live(key)).map(|key| Edit::Dedup(*key)).collect();
+        // Topics first: runs and keys are theirs.
+        let mut all: Vec<Edit> = self.topics.into_values().map(Edit::Topic).collect();
+        all.extend(edits);
+        all.extend(keys);
+        all
+    }
+}
+
 /// Loads the newest usable checkpoint of `dir`; `None` if there never was one.
 pub async fn load(io: &Io, dir: &str) -> Result<Option<Loaded>, CheckpointError> {
     let names = io.list(dir).await;

@@ -43,6 +43,9 @@ pub struct CheckpointHead {
     pub log_start: Lsn,
     /// Number of the log block at `log_start`.
     pub next_block: u64,
+    /// The topics are described as of this block, which was durable before; blocks from `log_start`
+    /// through it only re-enter the index at replay, later ones are applied.
+    pub described_block: u64,
     /// Log epoch.
     pub epoch: u64,
     /// Next topic id to give away.

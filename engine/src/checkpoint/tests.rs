@@ -17,6 +17,7 @@ fn head(number: u64, base: Option<u64>) -> CheckpointHead {
         layout: 2,
         log_start: Lsn(number << 20),
         next_block: 77 + number,
+        described_block: 99 + number,
         epoch: 5,
         next_topic: 1000 + number,
         next_segment: 2000 + number,

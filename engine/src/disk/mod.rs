@@ -3,9 +3,10 @@
 //! functions over [`Io`]; the commit path submits through the same [`Io`] without a future.
 //!
 //! Paths are relative to the data directory, `/`-separated. Buffers, lengths and offsets are multiples
-//! of [`BLOCK_BYTES`](crate::limits::BLOCK_BYTES), so every file can be `O_DIRECT`.
+//! of [`BLOCK_BYTES`], so every file can be `O_DIRECT`.
 
 use crate::error::DiskError;
+use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
 use crate::mem::{AlignedBuf, Chunk};
 
 pub mod io;
@@ -36,6 +37,7 @@ pub enum OpenMode {
 
 /// One operation. Buffers travel with it and come back with its completion.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the fields say it; what an operation does stands at its variant")]
 pub enum Op {
     /// Result: the [`FileId`] as a number.
     Open { path: String, mode: OpenMode },
@@ -69,6 +71,36 @@ pub enum Op {
     RemoveDir { path: String },
 }
 
+impl Op {
+    /// Both disks refuse what `O_DIRECT` would, so that a mistake shows on every file system.
+    pub(crate) fn assert_sound(&self) {
+        let (offset, len) = match self {
+            Op::Read { offset, .. } => (*offset, 0),
+            Op::ReadChunk { offset, len, .. } | Op::Write { offset, len, .. } => (*offset, *len),
+            Op::WriteChunk { offset, start, len, .. } => {
+                assert!((*start as usize).is_multiple_of(BLOCK_BYTES), "chunk bytes from {start}");
+                (*offset, *len)
+            }
+            Op::Allocate { bytes, .. } => (*bytes, 0),
+            _ => return,
+        };
+        assert!(offset.is_multiple_of(BLOCK_BYTES as u64), "offset {offset}");
+        assert!((len as usize).is_multiple_of(BLOCK_BYTES), "length {len}");
+        match self {
+            Op::ReadChunk { chunk, len, .. } => {
+                assert_eq!(chunk.frozen(), 0, "a chunk is filled before anybody reads it");
+                assert!(*len as usize <= CHUNK_BYTES, "{len} bytes into a chunk");
+            }
+            Op::Write { buf, len, .. } => assert!(*len as usize <= buf.len(), "{len} bytes of {buf:?}"),
+            Op::WriteChunk { chunk, start, len, .. } => {
+                let end = *start as usize + *len as usize;
+                assert!(end <= chunk.frozen(), "only frozen bytes are written: {end} of {chunk:?}");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A completed operation.
 #[derive(Debug)]
 pub struct Done {
@@ -91,4 +123,52 @@ pub trait Disk {
     /// Waits (really, or by moving simulated time) until [`Disk::poll`] would find something, if
     /// anything is in flight. Used at start-up and in tests, never on a serving core.
     fn wait(&mut self);
+}
+
+#[cfg(test)]
+mod tests {
+    //! What both disks must do alike.
+
+    use super::io::{Io, Jobs, breathe};
+    use super::{Disk, OpenMode};
+    use crate::error::DiskError;
+    use crate::mem::AlignedBuf;
+
+    /// Two jobs beside each other, each writing a file aside, putting it in place and reading it back.
+    pub(super) fn write_aside_and_rename(io: &Io, disk: &mut dyn Disk) {
+        async fn job(io: Io, name: &'static str, byte: u8) -> Result<(usize, u8), DiskError> {
+            io.make_dir("jobs").await?;
+            let (aside, place) = (format!("jobs/{name}.new"), format!("jobs/{name}"));
+            let file = io.open(&aside, OpenMode::Create).await?;
+            let mut buf = AlignedBuf::zeroed(8192);
+            buf.fill(byte);
+            let buf = io.write(file, 0, buf, 8192).await?;
+            breathe().await;
+            io.sync(file).await?;
+            io.close(file).await;
+            io.rename(&aside, &place).await?;
+            io.sync_dir("jobs").await?;
+            io.sync_dir("").await?;
+            let file = io.open(&place, OpenMode::Read).await?;
+            let (buf, bytes) = io.read(file, 4096, buf).await?;
+            io.close(file).await;
+            Ok((bytes, buf[4095]))
+        }
+        let (mut jobs, mut results) = (Jobs::default(), Vec::new());
+        jobs.add(job(io.clone(), "one", 1));
+        jobs.add(job(io.clone(), "two", 2));
+        let (mut outgoing, mut done) = (Vec::new(), Vec::new());
+        while !jobs.is_empty() {
+            jobs.run(&mut results);
+            io.take_outgoing(&mut outgoing);
+            outgoing.drain(..).for_each(|(tag, op)| disk.submit(tag, op));
+            disk.wait();
+            disk.poll(&mut done);
+            done.drain(..).for_each(|done| io.complete(done).expect("a job waits for it"));
+        }
+        results.sort_by_key(|result| result.map(|(_, byte)| byte).unwrap_or(0));
+        assert_eq!(results, [Ok((4096, 1)), Ok((4096, 2))]);
+        let names = super::io::block_on(io, disk, io.list("jobs"));
+        assert_eq!(names, Ok(vec![("one".to_owned(), 8192), ("two".to_owned(), 8192)]));
+    }
 }

@@ -252,6 +252,11 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Ends the open block: what follows must not share one with what came before.
+    pub async fn cut_block(&mut self) -> Result<(), SegmentError> {
+        self.close_block().await
+    }
+
     async fn close_block(&mut self) -> Result<(), SegmentError> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let run = self.runs.last_mut().expect("a block belongs to a run");

@@ -6,7 +6,7 @@ use crate::error::{EngineError, No};
 use crate::event::{Batch, RecordSpan};
 use crate::ids::{Lsn, Millis};
 use crate::limits::{CHUNK_BYTES, SEQ_RESERVE};
-use crate::topic::{Dedup, Remembered};
+use crate::topic::Remembered;
 use crate::wal::Wait;
 use crate::wal::frame::{Kind, Piece, PieceOf};
 use crate::wal::log::FrameRef;
@@ -67,7 +67,7 @@ impl Shard {
 
     /// Idempotency keys are kept as a 128-bit hash seeded by the data directory's secret id, so a
     /// client can neither guess nor construct a collision.
-    fn key_hash(&self, key: &[u8]) -> u128 {
+    pub(super) fn key_hash(&self, key: &[u8]) -> u128 {
         xxhash_rust::xxh3::xxh3_128_with_seed(key, self.settings.directory)
     }
 
@@ -265,13 +265,21 @@ impl Shard {
         self.heap_bytes += topic.index.heap_bytes() - before;
     }
 
-    /// Remembers a key at recovery.
-    pub(super) fn remember(&mut self, slot: u32, key: &[u8], outcome: Remembered) {
-        let hash = self.key_hash(key);
+    /// Remembers a key at recovery; `logged`: it came from the log, so the next checkpoint names it.
+    pub(super) fn remember_hash(
+        &mut self,
+        slot: u32,
+        hash: u128,
+        outcome: Remembered,
+        now: Millis,
+        logged: bool,
+    ) {
         let topic = self.topic_mut(slot);
         let (id, window_ms) = (topic.id, topic.config.idempotency_window_ms);
-        topic.dedup.get_or_insert_with(Box::<Dedup>::default).insert(hash, outcome, outcome.ts, window_ms);
-        self.sealing.new_keys.push((id, hash, outcome));
+        topic.dedup.get_or_insert_default().insert(hash, outcome, now, window_ms);
+        if logged {
+            self.sealing.new_keys.push((id, hash, outcome));
+        }
     }
 }
 

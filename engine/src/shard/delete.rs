@@ -81,7 +81,12 @@ pub struct Deleted {
 impl Shard {
     /// Orders a delete. It must be driven by [`Shard::delete_step`] to its end, or given up with
     /// [`Shard::delete_abandon`]; until then evictions of the topic wait.
-    pub fn delete_start(&mut self, name: &[u8], request: &DeleteRequest, now: Millis) -> Result<Deletion, No> {
+    pub fn delete_start(
+        &mut self,
+        name: &[u8],
+        request: &DeleteRequest,
+        now: Millis,
+    ) -> Result<Deletion, No> {
         let slot = self.slot_of(name)?;
         self.expire(slot, now)?;
         if self.topic(slot).config.class != Class::Ephemeral {

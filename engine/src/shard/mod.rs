@@ -245,7 +245,7 @@ impl Shard {
             }
             self.outcomes = outcomes;
         }
-        self.seal_if_due(now);
+        self.seal_if_due(now, now_us);
         self.log.flush(now_us);
     }
 
@@ -377,8 +377,7 @@ impl Shard {
         if let Some(slot) = existing {
             let topic = self.topic(slot);
             if topic.config.kind != config.kind {
-                let error =
-                    EngineError::TypeConflict { existing: topic.config.kind, requested: config.kind };
+                let error = EngineError::TypeConflict { existing: topic.config.kind, requested: config.kind };
                 return Err(No::Refused(error, Wait(topic.control_block)));
             }
             if topic.config == config {

@@ -165,9 +165,9 @@ impl Shard {
                         return Err(No::Load(self.wanted_blocks(topic, at, &out, request, bytes)));
                     };
                     cached = found;
-                    &mut cached.records_from(at).map(move |record| {
-                        record.map_err(|error| self.unreadable(block, &error.to_string()))
-                    })
+                    &mut cached
+                        .records_from(at)
+                        .map(move |record| record.map_err(|error| self.unreadable(block, &error.to_string())))
                 }
             };
             for record in records {

@@ -14,7 +14,6 @@
 use super::{LoadId, Notice, Shard, TopicRef};
 use crate::cache::BlockKey;
 use crate::checkpoint::{self, CheckpointHead, Edit, TopicState};
-use crate::config::Class;
 use crate::disk::{Io, Op};
 use crate::error::DiskError;
 use crate::event::Record;
@@ -105,6 +104,8 @@ pub(super) struct Sealing {
     pub(super) next_segment: u64,
     /// Everything below is in segments.
     pub(super) sealed_to: Lsn,
+    /// Number of the first block at `sealed_to`.
+    pub(super) log_start_block: u64,
     /// When the chunk after `sealed_to` got its first entry.
     oldest_since: Option<Millis>,
     pub(super) next_slot: u32,
@@ -114,8 +115,14 @@ pub(super) struct Sealing {
     sealing: bool,
     waiting: Option<Waiting>,
     checkpointing: bool,
+    /// A checkpoint failed: the next one describes everything and builds on none.
+    lost: bool,
     /// Number of the last checkpoint, 0 if none.
     pub(super) checkpoint: u64,
+    /// Highest number in use, whether or not that one can be read.
+    pub(super) highest: u64,
+    /// Log files of earlier runs that are still needed, as number and slot.
+    pub(super) old_files: Vec<(u64, u32)>,
     /// Its chain: numbers with their bases.
     pub(super) existing: Vec<(u64, Option<u64>)>,
     pub(super) chain_len: usize,
@@ -144,6 +151,7 @@ impl Sealing {
             removable: Vec::new(),
             next_segment: 1,
             sealed_to,
+            log_start_block: 1,
             oldest_since: None,
             next_slot: 0,
             free_slots: Vec::new(),
@@ -151,7 +159,10 @@ impl Sealing {
             sealing: false,
             waiting: None,
             checkpointing: false,
+            lost: false,
             checkpoint: 0,
+            highest: 0,
+            old_files: Vec::new(),
             existing: Vec::new(),
             chain_len: 0,
             full_bytes: 0,
@@ -171,8 +182,14 @@ impl Sealing {
         let info = self.segments.get_mut(&id).expect("blocks lie in known segments");
         info.live_blocks -= 1;
         if info.live_blocks == 0 {
-            self.removable.push(id);
+            self.mark_removable(id);
         }
+    }
+
+    /// Nothing alive is in the segment any more. Shared ones are left to the next start, which sees
+    /// what every shard needs.
+    pub(super) fn mark_removable(&mut self, id: SegmentId) {
+        self.removable.push(id);
     }
 }
 
@@ -232,7 +249,10 @@ impl Shard {
         let full = self.log.chunks.held() > self.log.chunks.limit() / 2;
         let max_age = self.settings.segment_max_age_ms;
         let old = max_age != 0
-            && self.sealing.oldest_since.is_some_and(|since| now - since > max_age.min(i64::MAX as u64) as i64);
+            && self
+                .sealing
+                .oldest_since
+                .is_some_and(|since| now - since > max_age.min(i64::MAX as u64) as i64);
         if old && end == base && !self.log.is_busy() {
             // Too little was written to fill a chunk: end it, so that it can be sealed.
             self.log.end_chunk();
@@ -260,9 +280,10 @@ impl Shard {
             };
             let frames: Vec<FrameRef> = topic.index.log_frames_below(upto).copied().collect();
             let (Some(first), Some(last)) = (frames.first(), frames.last()) else { continue };
-            let deleted = topic.deleted.iter().filter(|(start, end)| {
-                *end >= first.first_seq && *start <= last.last_seq()
-            });
+            let deleted = topic
+                .deleted
+                .iter()
+                .filter(|(start, end)| *end >= first.first_seq && *start <= last.last_seq());
             items.push(Item {
                 topic: *found,
                 bytes: frames.iter().map(|frame| u64::from(frame.counted_bytes)).sum(),
@@ -362,7 +383,11 @@ impl Shard {
             let info = SegmentInfo { file_bytes: segment.file_bytes, shared: false, live_blocks };
             self.sealing.segments.insert(segment.id, info);
             for run in &segment.runs {
-                let of_run = run.blocks.iter().map(|meta| SealedBlock { segment: segment.id, meta: meta.clone() });
+                let of_run = run.blocks.iter().map(|meta| SealedBlock {
+                    topic: run.topic,
+                    segment: segment.id,
+                    meta: *meta,
+                });
                 blocks.entry(run.topic).or_default().extend(of_run);
             }
         }
@@ -380,6 +405,7 @@ impl Shard {
         }
         self.sealing.added.extend(segments);
         self.sealing.sealed_to = upto;
+        self.sealing.log_start_block = self.log.first_block_in(upto.0 / CHUNK_BYTES as u64);
         self.sealing.oldest_since = None;
         self.log.chunks.release_below(upto.0 / CHUNK_BYTES as u64);
     }
@@ -387,8 +413,11 @@ impl Shard {
     /// Describes the topics as they are shown now; the checkpoint is written when that is durable.
     fn snapshot(&mut self, now: Millis, clean: bool) {
         let mut edits = Vec::new();
+        let full = std::mem::take(&mut self.sealing.lost) || self.sealing.checkpoint == 0;
         for id in std::mem::take(&mut self.sealing.dropped) {
-            edits.push(Edit::Drop(id));
+            if !full {
+                edits.push(Edit::Drop(id));
+            }
         }
         for found in std::mem::take(&mut self.sealing.changed) {
             let topic = self.topics[found.slot as usize].as_mut().filter(|topic| topic.id == found.id);
@@ -403,12 +432,15 @@ impl Shard {
             edits.push(Edit::AddSegment { id, file_bytes, shared: false });
             edits.extend(runs.into_iter().map(|run| Edit::AddRun(id, run)));
         }
-        let removed = std::mem::take(&mut self.sealing.removable);
+        let mut removed = std::mem::take(&mut self.sealing.removable);
         for id in &removed {
-            self.sealing.segments.remove(id);
             self.cache.borrow_mut().remove_segment(*id);
-            edits.push(Edit::RemoveSegment(*id));
+            if !full {
+                edits.push(Edit::RemoveSegment(*id));
+            }
         }
+        // Files that other shards may need are left to the next start, which sees what all need.
+        removed.retain(|id| self.sealing.segments.remove(id).is_some_and(|info| !info.shared));
         for (topic, key_hash, outcome) in std::mem::take(&mut self.sealing.new_keys) {
             let Some(slot) = self.by_id.get(&topic) else { continue };
             if is_within(outcome.ts, now, self.topic(*slot).config.idempotency_window_ms) {
@@ -416,10 +448,10 @@ impl Shard {
                 edits.push(Edit::Dedup(checkpoint::Dedup { topic, key_hash, first_seq, count, ts }));
             }
         }
-        let base = (self.sealing.checkpoint != 0).then_some(self.sealing.checkpoint);
+        self.sealing.highest += 1;
         let head = CheckpointHead {
-            number: self.sealing.checkpoint + 1,
-            base,
+            number: self.sealing.highest,
+            base: (!full).then_some(self.sealing.checkpoint),
             log_start: self.sealing.sealed_to,
             clean,
             ..self.checkpoint_head(now)
@@ -435,7 +467,8 @@ impl Shard {
             shards: self.settings.shards,
             layout: self.settings.layout,
             log_start: self.sealing.log_start,
-            next_block: self.log.committed() + 1,
+            next_block: self.sealing.log_start_block,
+            described_block: self.log.committed(),
             epoch: self.log.epoch(),
             next_topic: self.next_topic,
             next_segment: self.sealing.next_segment,
@@ -484,7 +517,7 @@ impl Shard {
 
     fn checkpoint_when_durable(&mut self, now_us: u64) {
         let waiting = self.sealing.waiting.as_ref().expect("asked only then");
-        let described = waiting.head.next_block - 1;
+        let described = waiting.head.described_block;
         if !self.log.is_durable(described) {
             if self.log.failed().is_some() {
                 self.sealing.waiting = None; // no checkpoint over a log that failed
@@ -551,7 +584,9 @@ impl Shard {
     /// describing every topic, segment and key again. (Rare: a full disk.)
     fn describe_everything_again(&mut self, removed: Vec<SegmentId>) {
         self.sealing.stopping = self.sealing.stopping.min(1);
-        self.sealing.checkpoint_lost();
+        self.sealing.lost = true;
+        self.sealing.added.clear();
+        self.sealing.new_keys.clear();
         for id in removed {
             // Files stay until a checkpoint without them is written; they are named by none.
             let info = SegmentInfo { file_bytes: 0, shared: false, live_blocks: 0 };
@@ -578,7 +613,8 @@ impl Shard {
             }
             if let Some(dedup) = &topic.dedup {
                 let window_ms = topic.config.idempotency_window_ms;
-                let keys = dedup.live(self.sealing.now, window_ms).map(|(hash, found)| (topic.id, hash, found));
+                let keys =
+                    dedup.live(self.sealing.now, window_ms).map(|(hash, found)| (topic.id, hash, found));
                 self.sealing.new_keys.extend(keys);
             }
         }
@@ -592,15 +628,19 @@ impl Shard {
     fn merge_chain(&mut self, now: Millis) {
         self.sealing.checkpointing = true;
         let (io, dir) = (self.io.clone(), self.settings.dir());
-        let number = self.sealing.checkpoint + 1;
+        self.sealing.highest += 1;
+        let number = self.sealing.highest;
         let mut head = self.checkpoint_head(now);
         self.jobs.add(async move {
             let result = async {
                 let loaded = checkpoint::load(&io, &dir).await.map_err(|error| error.to_string())?;
                 let loaded = loaded.ok_or_else(|| "the chain is gone".to_owned())?;
-                head = CheckpointHead { number, base: None, ..loaded.head.clone() };
-                let edits = loaded.into_edits(now);
-                checkpoint::write_checkpoint(&io, &dir, &head, &edits).await.map_err(|error| error.to_string())
+                head = CheckpointHead { number, base: None, ..loaded.head };
+                let edits = loaded
+                    .into_edits(|topic, key| is_within(key.ts, now, topic.config.idempotency_window_ms));
+                checkpoint::write_checkpoint(&io, &dir, &head, &edits)
+                    .await
+                    .map_err(|error| error.to_string())
             };
             let result = result.await;
             JobDone::Checkpointed { head, result, removed: Vec::new() }
@@ -611,6 +651,15 @@ impl Shard {
     fn recycle_files(&mut self) {
         let keep = self.settings.wal_keep_bytes;
         let limit = self.sealing.previous_log_start.min(self.sealing.log_start).0.saturating_sub(keep);
+        let file_bytes = self.settings.file_bytes;
+        let sealing = &mut self.sealing;
+        sealing.old_files.retain(|(number, slot)| {
+            let needed = (number + 1) * file_bytes > limit;
+            if !needed {
+                sealing.free_slots.push(*slot);
+            }
+            needed
+        });
         for file in self.log.retire_files_below(Lsn(limit)) {
             self.io.submit(Op::Close { file: file.file });
             self.sealing.free_slots.push(file.slot);
@@ -654,7 +703,7 @@ impl Shard {
                         return JobDone::Loaded { id, result: Err(text) };
                     }
                 };
-                match segment::read_block(&io, lease.file(), &block.meta, block.segment).await {
+                match segment::read_block(&io, lease.file(), block.segment, block.topic, &block.meta).await {
                     Ok(found) => loaded.push((block.key(), found)),
                     Err(error) => return JobDone::Loaded { id, result: Err(error.to_string()) },
                 }
@@ -674,14 +723,6 @@ impl Shard {
     /// Whether the clean stop is complete, or impossible because the log failed.
     pub fn is_stopped(&self) -> bool {
         self.sealing.stopping == 3 || self.sealing.stopping > 0 && self.log.failed().is_some()
-    }
-}
-
-impl Sealing {
-    fn checkpoint_lost(&mut self) {
-        // The next checkpoint builds on the last one that was written.
-        self.added.clear();
-        self.new_keys.clear();
     }
 }
 
@@ -779,9 +820,4 @@ fn whole_entry<'a>(chunk: &'a Chunk, frame: &FrameRef, entry: &RecordsEntry<'_>)
     let bytes = entry.header.entry_bytes();
     debug_assert!(bytes > ENTRY_HEADER_BYTES);
     chunk.bytes(start, start + bytes)
-}
-
-/// Whether records of the class are in the log.
-pub(super) fn is_logged(class: Class) -> bool {
-    class != Class::Ephemeral
 }

@@ -1,6 +1,6 @@
 //! Log files on disk: names, and making one ready to take blocks.
 
-use super::format::{FileHeader, UNKNOWN_BLOCK};
+use super::format::FileHeader;
 use super::log::LogFile;
 use crate::disk::{Io, OpenMode};
 use crate::error::DiskError;
@@ -23,7 +23,13 @@ pub fn slot_of(name: &str) -> Option<u32> {
 /// Makes the file of `slot` ready: a new one (or one cut short by a crash) is zero-filled to its full
 /// size, so that no commit ever changes a length or an extent; then the header is written and synced.
 /// After this the file may take blocks, and its absence would be damage.
-pub async fn prepare(io: Io, dir: String, slot: u32, header: FileHeader, recycled: bool) -> Result<LogFile, DiskError> {
+pub async fn prepare(
+    io: Io,
+    dir: String,
+    slot: u32,
+    header: FileHeader,
+    recycled: bool,
+) -> Result<LogFile, DiskError> {
     let path = path(&dir, slot);
     let file = io.open(&path, OpenMode::ReadWrite).await?;
     if !recycled {
@@ -44,9 +50,4 @@ pub async fn prepare(io: Io, dir: String, slot: u32, header: FileHeader, recycle
     io.write(file, 0, first, BLOCK_BYTES).await?;
     io.sync(file).await?;
     Ok(LogFile { number: header.number, slot, file })
-}
-
-/// A header for a file prepared while the one before it is still being filled.
-pub fn header_ahead(shard: u16, directory: u64, number: u64, file_bytes: u64, epoch: u64) -> FileHeader {
-    FileHeader { shard, directory, number, file_bytes, epoch, first_block: UNKNOWN_BLOCK, prev_crc: 0 }
 }

@@ -13,7 +13,7 @@
 //! commits after an fdatasync issued when everything before it was written (I-56).
 
 use super::chunks::Chunks;
-use super::format::{BLOCK_HEADER_BYTES, BlockHeader, SKIP, stored_bytes};
+use super::format::{BLOCK_HEADER_BYTES, BlockHeader, FileHeader, SKIP, UNKNOWN_BLOCK, stored_bytes};
 use super::frame::{ENTRY_HEADER_BYTES, EntryHeader, Kind, Piece, PieceOf, Sink};
 use crate::disk::{Done, FileId, Io, Op, Tag};
 use crate::error::DiskError;
@@ -148,6 +148,8 @@ pub struct Log {
     open_end: usize,
     open_sync: bool,
     entry_block: u64,
+    /// First block of each chunk that may still be sealed, oldest first.
+    chunk_blocks: VecDeque<(u64, u64)>,
     next_block: u64,
     prev_crc: u32,
     closed: VecDeque<Closed>,
@@ -180,6 +182,7 @@ impl Log {
             open_end: BLOCK_BYTES + BLOCK_HEADER_BYTES,
             open_sync: false,
             entry_block: committed,
+            chunk_blocks: VecDeque::from([(open_number, start.next_block)]),
             next_block: start.next_block,
             prev_crc: start.prev_crc,
             closed: VecDeque::new(),
@@ -256,7 +259,13 @@ impl Log {
 
     /// Writes a batch's records, as one entry or as several where a chunk ends; hands each entry's
     /// place to `index`. The batch (with marks put before it) ends with the last of them.
-    pub fn put_records(&mut self, batch: &Batch<'_>, to: &PieceOf<'_>, sync: bool, mut index: impl FnMut(FrameRef)) {
+    pub fn put_records(
+        &mut self,
+        batch: &Batch<'_>,
+        to: &PieceOf<'_>,
+        sync: bool,
+        mut index: impl FnMut(FrameRef),
+    ) {
         self.stats.frames += 1;
         let mut start = 0;
         while start < batch.records.len() {
@@ -341,6 +350,7 @@ impl Log {
             let opens_file = self.open_number.is_multiple_of(chunks_per_file);
             self.stats.rotations += u64::from(opens_file);
             self.open_start = if opens_file { BLOCK_BYTES } else { 0 };
+            self.chunk_blocks.push_back((self.open_number, self.next_block));
         } else {
             self.open_start = end;
         }
@@ -463,6 +473,46 @@ impl Log {
     /// Whether blocks up to `number` are known durable.
     pub fn is_durable(&self, number: u64) -> bool {
         self.synced >= number
+    }
+
+    /// This run.
+    pub fn epoch(&self) -> u64 {
+        self.start.epoch
+    }
+
+    /// Ends the open chunk, so that what is in it can be sealed.
+    pub fn end_chunk(&mut self) {
+        self.close_block(true);
+    }
+
+    /// Number of the first block in a chunk; chunks before it are forgotten.
+    pub fn first_block_in(&mut self, chunk: u64) -> u64 {
+        while self.chunk_blocks.front().is_some_and(|(number, _)| *number < chunk) {
+            self.chunk_blocks.pop_front();
+        }
+        self.chunk_blocks.front().expect("the open chunk is always there").1
+    }
+
+    /// Tells the first blocks of chunks that recovery kept, oldest first.
+    pub fn set_recovered_chunks(&mut self, recovered: Vec<(u64, u64)>) {
+        for entry in recovered.into_iter().rev() {
+            self.chunk_blocks.push_front(entry);
+        }
+    }
+
+    /// The header for a file of this log.
+    pub fn header_for(&self, number: u64, directory: u64) -> FileHeader {
+        let LogStart { shard, file_bytes, epoch, .. } = self.start;
+        let first = number == self.start.file_number;
+        FileHeader {
+            shard,
+            directory,
+            number,
+            file_bytes,
+            epoch,
+            first_block: if first { self.start.next_block } else { UNKNOWN_BLOCK },
+            prev_crc: if first { self.start.prev_crc } else { 0 },
+        }
     }
 
     /// Number of the file that should be prepared next: one beyond the file that the open block is in.
