@@ -1,1 +1,3 @@
 //! The path of a request: bytes → HTTP → JSON spans → the owning core's shard → response bytes.
+
+pub mod json;
