@@ -5,7 +5,7 @@
 //! formed, except for UTF-8, which `finish` judges once for the whole body.
 
 use super::fault::{Fault, Why};
-use super::lanes;
+use super::lanes::Window;
 
 /// Open containers at most, in a whole document (J-9).
 pub const DEPTH_MAX: u32 = 127;
@@ -24,8 +24,7 @@ pub fn validate(body: &[u8]) -> Result<(), Fault> {
 /// A body under examination. Positions are handed in and out, so that they live in registers.
 pub(super) struct Scan<'a> {
     pub(super) body: &'a [u8],
-    /// Non-zero once a byte outside ASCII may have been passed.
-    high: u32,
+    window: Window,
 }
 
 /// A string's raw text: its first byte after the opening quote, and its closing quote.
@@ -38,7 +37,7 @@ pub(super) struct Text {
 
 impl<'a> Scan<'a> {
     pub(super) fn new(body: &'a [u8]) -> Scan<'a> {
-        Scan { body, high: 0 }
+        Scan { body, window: Window::new() }
     }
 
     /// The byte at `at`; past the end a zero, which no rule accepts anywhere.
@@ -77,7 +76,7 @@ impl<'a> Scan<'a> {
         if at != self.body.len() {
             return Err(Fault::new(at, Why::Trailing));
         }
-        if self.high != 0
+        if self.window.high
             && let Err(error) = std::str::from_utf8(self.body)
         {
             return Err(Fault::new(error.valid_up_to(), Why::Utf8));
@@ -161,7 +160,7 @@ impl<'a> Scan<'a> {
             return Err(self.unexpected(at));
         }
         let start = at + 1;
-        let end = lanes::string_stop(self.body, start, &mut self.high);
+        let end = self.window.string_stop(self.body, start);
         if self.byte(end) == b'"' {
             return Ok(Text { start, end, escaped: false });
         }
@@ -178,7 +177,7 @@ impl<'a> Scan<'a> {
                 _ if at >= self.body.len() => return Err(Fault::new(at, Why::End)),
                 _ => return Err(Fault::new(at, Why::Control)),
             }
-            at = lanes::string_stop(self.body, at, &mut self.high);
+            at = self.window.string_stop(self.body, at);
         }
     }
 
@@ -213,16 +212,16 @@ impl<'a> Scan<'a> {
 
     /// The number that starts at `at`; the index after it.
     #[inline(always)]
-    pub(super) fn number(&self, start: usize) -> Result<usize, Fault> {
+    pub(super) fn number(&mut self, start: usize) -> Result<usize, Fault> {
         let int = start + usize::from(self.byte(start) == b'-');
-        let mut at = lanes::digits_end(self.body, int);
+        let mut at = self.window.digits_end(self.body, int);
         if at == int || (self.byte(int) == b'0' && at > int + 1) {
             return Err(self.unexpected(at));
         }
         let int_digits = at - int;
         if self.byte(at) == b'.' {
             let fraction = at + 1;
-            at = lanes::digits_end(self.body, fraction);
+            at = self.window.digits_end(self.body, fraction);
             if at == fraction {
                 return Err(self.unexpected(at));
             }
@@ -236,11 +235,11 @@ impl<'a> Scan<'a> {
     /// The rest of a number that has an exponent at `at` or very many digits: it may leave the
     /// double range, and only the exact conversion can tell near the edge.
     #[inline(never)]
-    fn large_number(&self, start: usize, mut at: usize, int_digits: usize) -> Result<usize, Fault> {
+    fn large_number(&mut self, start: usize, mut at: usize, int_digits: usize) -> Result<usize, Fault> {
         let mut exponent_digits = 0;
         if self.byte(at) | 0x20 == b'e' {
             let digits = at + 1 + usize::from(matches!(self.byte(at + 1), b'+' | b'-'));
-            at = lanes::digits_end(self.body, digits);
+            at = self.window.digits_end(self.body, digits);
             exponent_digits = at - digits;
             if exponent_digits == 0 {
                 return Err(self.unexpected(at));
