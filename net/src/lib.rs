@@ -3,3 +3,4 @@
 pub mod fault;
 pub mod http;
 pub mod route;
+pub mod json;
