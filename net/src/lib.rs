@@ -1,1 +1,6 @@
 //! The path of a request: bytes → HTTP → JSON spans → the owning core's shard → response bytes.
+
+pub mod limits;
+pub mod mesh;
+pub mod sockets;
+pub mod timers;
