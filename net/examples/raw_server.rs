@@ -1,5 +1,5 @@
 //! What the sockets alone can do: a fixed HTTP answer to each request on core 0, `wrk` on core 1.
-//! `cargo run --release --example raw_server [connections] [seconds] [buffers] [buffer_bytes]`
+//! `cargo run --release --example raw_server [connections] [seconds] [buffers] [buffer_bytes] [body_bytes]`
 //! Ends by itself with wrk.
 
 use runelog_engine::disk::ring::Ring;
@@ -19,6 +19,14 @@ fn main() {
     let buffers = args.next().unwrap_or(256) as u16;
     let buffer_bytes = args.next().unwrap_or(16 << 10);
 
+    let body_bytes = args.next().unwrap_or(0);
+    let script = std::env::temp_dir().join(format!("raw_server_{}.lua", std::process::id()));
+    let text = match body_bytes {
+        0 => String::new(),
+        // The end of a body looks like the end of a head, which is all that this server knows.
+        _ => format!("wrk.method='POST' wrk.body=string.rep('x', {body_bytes} - 4) .. '\\r\\n\\r\\n'"),
+    };
+    std::fs::write(&script, text).expect("script");
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let url = format!("http://{}/", listener.local_addr().expect("address"));
     let stop = Arc::new(AtomicBool::new(false));
@@ -26,10 +34,12 @@ fn main() {
     let server = std::thread::spawn(move || serve(listener, &seen, buffers, buffer_bytes));
     let duration = format!("-d{seconds}s");
     let status = Command::new("taskset")
-        .args(["-c", "1", "wrk", "-t1", &format!("-c{connections}"), &duration, "--latency", &url])
+        .args(["-c", "1", "wrk", "-t1", &format!("-c{connections}"), &duration, "--latency", "-s"])
+        .args([script.as_os_str(), url.as_ref()])
         .status();
     stop.store(true, Ordering::Relaxed);
     println!("{}", server.join().expect("server"));
+    std::fs::remove_file(&script).expect("script");
     assert!(status.expect("taskset and wrk").success());
 }
 
@@ -53,7 +63,8 @@ fn serve(listener: TcpListener, stop: &AtomicBool, buffers: u16, buffer_bytes: u
                 }
                 Some(Event::Received { conn, buf }) => {
                     if let Some((bytes, output)) = sockets.bytes_and_output(&buf, conn) {
-                        if bytes.ends_with(b"\r\n\r\n") {
+                        let body_follows = bytes.starts_with(b"POST") && bytes.len() < 300;
+                        if bytes.ends_with(b"\r\n\r\n") && !body_follows {
                             requests += 1;
                             output.extend_from_slice(ANSWER);
                         }

@@ -18,25 +18,27 @@
 //! Descriptors must be blocking ones (`O_NONBLOCK` makes io_uring answer `EAGAIN` instead of waiting).
 
 use crate::limits::{
-    CLOSE_DRAIN_BYTES_MAX, CLOSE_DRAIN_MS, CLOSE_FLUSH_MS, CONNECTIONS_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS,
-    STARVED_PER_TURN_MAX,
+    CLOSE_DRAIN_MS, CLOSE_FLUSH_MS, CONNECTIONS_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS, STARVED_PER_TURN_MAX,
 };
-use crate::timers::{TimerId, Wheel};
+use crate::timers::Wheel;
 use runelog_engine::disk::ring::{Cqe, Ring};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 mod accept;
 mod buffers;
+mod conn;
 mod ops;
 mod output;
+mod react;
 mod slab;
 
 use accept::{Listeners, Outcome};
 use buffers::Buffers;
+use conn::{Conn, Phase, Recv};
 use ops::Op;
-use output::{Output, Pool, Sent};
+use output::Pool;
 use slab::Slab;
 
 pub use accept::ListenerId;
@@ -100,45 +102,6 @@ pub enum CloseReason {
     Flushed,
     /// The kernel's error number; `ETIMEDOUT` also when the client did not take its last answer.
     Failed(i32),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// Sends what is left; what comes in is thrown away.
-    Flushing,
-    /// Everything is sent and the client knows it; what still comes in is thrown away.
-    Draining,
-    /// Waits for its operations to end.
-    Closing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recv {
-    Idle,
-    Armed,
-    /// Armed, and its cancellation is on the way.
-    Cancelled,
-    /// No provided buffer was free; it is in the queue of the starved.
-    Starved,
-    /// The client finished.
-    Ended,
-}
-
-struct Conn {
-    fd: OwnedFd,
-    phase: Phase,
-    recv: Recv,
-    paused: bool,
-    /// Is in the list of connections to flush.
-    dirty: bool,
-    /// Operations whose last completion has not come.
-    ops: u8,
-    output: Output,
-    /// Bytes thrown away since closing began.
-    drained: usize,
-    timer: Option<TimerId>,
-    reason: CloseReason,
 }
 
 /// Counters of one core's sockets, for metrics.
@@ -208,22 +171,10 @@ impl Sockets {
         if self.conns.len() >= CONNECTIONS_MAX {
             return Err(fd);
         }
-        set_nodelay(&fd);
-        let conn = Conn {
-            fd,
-            phase: Phase::Open,
-            recv: Recv::Idle,
-            paused: false,
-            dirty: false,
-            ops: 0,
-            output: Output::default(),
-            drained: 0,
-            timer: None,
-            reason: CloseReason::Asked,
-        };
-        let id = self.conns.insert(conn);
+        let id = self.conns.insert(Conn::new(fd));
+        let conn = self.conns.get_mut(id).expect("just inserted");
+        conn.arm_recv(ring, id);
         self.counters.adopted += 1;
-        self.arm_recv(ring, id);
         Ok(id)
     }
 
@@ -290,7 +241,7 @@ impl Sockets {
             return;
         }
         conn.paused = true;
-        cancel_recv(ring, id, conn);
+        conn.cancel_recv(ring, id);
     }
 
     /// Receives again after [`Sockets::pause`].
@@ -298,7 +249,7 @@ impl Sockets {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.phase == Phase::Open && conn.paused {
             conn.paused = false;
-            self.arm_recv(ring, id); // while the cancellation is on the way: when it has ended
+            conn.arm_recv(ring, id); // while the cancellation is on the way: when it has ended
         }
     }
 
@@ -342,9 +293,9 @@ impl Sockets {
 
     /// Ends the sockets of a core once all connections are closed and all listeners ended; gives them
     /// back otherwise.
-    pub fn finish(mut self, ring: &Ring) -> Result<(), Sockets> {
+    pub fn finish(mut self, ring: &Ring) -> Result<(), Box<Sockets>> {
         if self.conns.len() > 0 || self.listeners.any_armed() || self.buffers.unregister(ring).is_err() {
-            return Err(self);
+            return Err(Box::new(self));
         }
         Ok(())
     }
@@ -391,196 +342,6 @@ impl Sockets {
         }
     }
 
-    fn on_accept(&mut self, ring: &mut Ring, index: u32, result: i32, more: bool) -> Option<Event> {
-        match self.listeners.on_completion(ring, index, result, more) {
-            (listener, Outcome::Accepted(fd)) => {
-                // SAFETY: the kernel just made this descriptor for this completion; no one else has it.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                Some(Event::Accepted { listener, fd })
-            }
-            (listener, Outcome::Ended(errno)) => Some(Event::ListenerEnded { listener, errno }),
-            (_, Outcome::Nothing) => None,
-        }
-    }
-
-    fn on_recv(
-        &mut self,
-        ring: &mut Ring,
-        id: ConnId,
-        result: i32,
-        more: bool,
-        buf: Option<RecvBuf>,
-    ) -> Option<Event> {
-        let conn = self.conns.get_mut(id)?;
-        if !more {
-            conn.recv = Recv::Idle;
-        }
-        let buf = match buf {
-            Some(buf) if result > 0 => {
-                self.counters.received_bytes += result as u64;
-                if conn.phase == Phase::Open {
-                    self.arm_recv(ring, id);
-                    return Some(Event::Received { conn: id, buf });
-                }
-                Some(buf)
-            }
-            buf => buf,
-        };
-        if let Some(buf) = buf {
-            self.buffers.give_back(buf);
-        }
-        match -result {
-            ..0 => self.on_discarded(ring, id, result as usize),
-            0 => self.on_peer_finished(ring, id),
-            libc::ENOBUFS => {
-                self.counters.starved += 1;
-                if conn.phase != Phase::Closing {
-                    conn.recv = Recv::Starved;
-                    self.starved.push_back(id);
-                }
-                self.closed_if_ended(id)
-            }
-            // Paused, closing, or resumed before the cancellation ended.
-            libc::ECANCELED | libc::EINTR => {
-                self.arm_recv(ring, id);
-                self.closed_if_ended(id)
-            }
-            errno => self.fail(ring, id, errno),
-        }
-    }
-
-    /// Bytes came that no one wants any more.
-    fn on_discarded(&mut self, ring: &mut Ring, id: ConnId, bytes: usize) -> Option<Event> {
-        let conn = self.conns.get_mut(id)?;
-        conn.drained += bytes;
-        if conn.drained <= CLOSE_DRAIN_BYTES_MAX {
-            self.arm_recv(ring, id);
-            return self.closed_if_ended(id);
-        }
-        match conn.phase {
-            // The answer goes out first; TCP holds the client back meanwhile.
-            Phase::Flushing if !conn.paused => {
-                conn.paused = true;
-                cancel_recv(ring, id, conn);
-                None
-            }
-            Phase::Draining => {
-                self.begin_closing(ring, id, CloseReason::Flushed);
-                self.closed_if_ended(id)
-            }
-            _ => self.closed_if_ended(id),
-        }
-    }
-
-    fn on_peer_finished(&mut self, ring: &mut Ring, id: ConnId) -> Option<Event> {
-        let conn = self.conns.get_mut(id)?;
-        conn.recv = Recv::Ended;
-        match conn.phase {
-            Phase::Open => Some(Event::PeerFinished { conn: id }),
-            Phase::Flushing => None,
-            Phase::Draining => {
-                self.begin_closing(ring, id, CloseReason::Flushed);
-                self.closed_if_ended(id)
-            }
-            Phase::Closing => self.closed_if_ended(id),
-        }
-    }
-
-    fn on_send(&mut self, ring: &mut Ring, id: ConnId, result: i32) -> Option<Event> {
-        let conn = self.conns.get_mut(id)?;
-        let closing = conn.phase == Phase::Closing;
-        let fd = conn.fd.as_raw_fd();
-        let sent = conn.output.on_sent(ring, &mut self.pool, fd, id, result, closing);
-        if closing {
-            return self.closed_if_ended(id);
-        }
-        if conn.output.in_flight() {
-            conn.ops += 1;
-            self.counters.sends += 1;
-        }
-        match sent {
-            Sent::Continues => None,
-            Sent::Failed(errno) => self.fail(ring, id, errno),
-            Sent::BufferDone if conn.phase == Phase::Flushing => {
-                if conn.output.backlog() == 0 {
-                    self.drain(ring, id);
-                }
-                self.closed_if_ended(id)
-            }
-            Sent::BufferDone => Some(Event::SendDone { conn: id }),
-        }
-    }
-
-    fn fail(&mut self, ring: &mut Ring, id: ConnId, errno: i32) -> Option<Event> {
-        self.begin_closing(ring, id, CloseReason::Failed(errno));
-        self.closed_if_ended(id)
-    }
-
-    /// Everything is sent. True when the connection is closing now.
-    fn drain(&mut self, ring: &mut Ring, id: ConnId) -> bool {
-        let Some(conn) = self.conns.get_mut(id) else { return false };
-        // SAFETY: a plain system call on a descriptor we own. An error means that the client is gone,
-        // which the receive tells.
-        unsafe { libc::shutdown(conn.fd.as_raw_fd(), libc::SHUT_WR) };
-        if conn.recv == Recv::Ended || conn.drained > CLOSE_DRAIN_BYTES_MAX {
-            return self.begin_closing(ring, id, CloseReason::Flushed);
-        }
-        conn.phase = Phase::Draining;
-        conn.paused = false;
-        self.untimed.push(id);
-        self.arm_recv(ring, id);
-        false
-    }
-
-    /// Cancels what is in the ring. False when the connection was closing already.
-    fn begin_closing(&mut self, ring: &mut Ring, id: ConnId, reason: CloseReason) -> bool {
-        let Some(conn) = self.conns.get_mut(id) else { return false };
-        if conn.phase == Phase::Closing {
-            return false;
-        }
-        conn.phase = Phase::Closing;
-        conn.reason = reason;
-        if let Some(timer) = conn.timer.take() {
-            self.timers.cancel(timer);
-        }
-        cancel_recv(ring, id, conn);
-        if conn.output.in_flight() {
-            conn.ops += 1;
-            ops::cancel(ring, Op::Send, id);
-        }
-        true
-    }
-
-    /// A closing connection with nothing in the ring gets a completion, for its `Closed` to come with.
-    fn step_if_idle(&mut self, ring: &mut Ring, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.ops == 0 {
-            conn.ops += 1;
-            ops::step(ring, id);
-        }
-    }
-
-    /// Removes a closing connection whose operations have all ended; this closes its descriptor.
-    fn closed_if_ended(&mut self, id: ConnId) -> Option<Event> {
-        let conn = self.conns.get(id)?;
-        if conn.phase != Phase::Closing || conn.ops > 0 {
-            return None;
-        }
-        let mut conn = self.conns.remove(id)?;
-        conn.output.recycle(&mut self.pool);
-        Some(Event::Closed { conn: id, reason: conn.reason })
-    }
-
-    /// Arms the receive if nothing speaks against it.
-    fn arm_recv(&mut self, ring: &mut Ring, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id) else { return };
-        if conn.recv == Recv::Idle && !conn.paused && conn.phase != Phase::Closing {
-            conn.recv = Recv::Armed;
-            conn.ops += 1;
-            ops::recv(ring, conn.fd.as_raw_fd(), id);
-        }
-    }
-
     fn arm_starved(&mut self, ring: &mut Ring) {
         let budget = self.starved.len().min(self.buffers.free().max(STARVED_PER_TURN_MAX));
         if self.buffers.free() == 0 {
@@ -592,7 +353,7 @@ impl Sockets {
                 && conn.recv == Recv::Starved
             {
                 conn.recv = Recv::Idle;
-                self.arm_recv(ring, id);
+                conn.arm_recv(ring, id);
             }
         }
     }
@@ -658,31 +419,4 @@ fn open_output<'a>(
         dirty.push(id);
     }
     Some(conn.output.next(pool))
-}
-
-/// Cancels an armed receive; its end comes as a completion of the receive itself.
-fn cancel_recv(ring: &mut Ring, id: ConnId, conn: &mut Conn) {
-    match conn.recv {
-        Recv::Armed => {
-            conn.recv = Recv::Cancelled;
-            conn.ops += 1;
-            ops::cancel(ring, Op::Recv, id);
-        }
-        Recv::Starved => conn.recv = Recv::Idle,
-        Recv::Idle | Recv::Cancelled | Recv::Ended => {}
-    }
-}
-
-fn set_nodelay(fd: &OwnedFd) {
-    let on: libc::c_int = 1;
-    // SAFETY: the option's value is one int, which outlives the call. Failure (not TCP) does no harm.
-    unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as u32,
-        );
-    }
 }

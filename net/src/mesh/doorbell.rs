@@ -14,9 +14,11 @@ pub const OWNER: u64 = crate::sockets::OWNER + 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Wake {
     /// `IORING_OP_MSG_RING`: a completion in the target's ring, submitted with everything else.
+    /// Ping-pong of two sleeping cores: 36 µs, 12 µs CPU on each core.
     #[default]
     MsgRing,
     /// A write to an eventfd that the target's ring polls: a system call of its own for each.
+    /// Ping-pong of two sleeping cores: 47 µs, 17 µs CPU on each core.
     Eventfd,
 }
 
@@ -64,6 +66,17 @@ impl Doorbell {
         if self.wake == Wake::MsgRing {
             self.ring_fd.store(ring.fd(), Ordering::Release);
         }
+    }
+
+    /// When that core ends.
+    pub(super) fn detach(&self) {
+        self.ring_fd.store(NO_RING, Ordering::Release);
+    }
+
+    /// As if the core's ring were of an old kernel: the descriptor is not one of a ring.
+    #[cfg(test)]
+    pub(super) fn pretend_no_messages(&self) {
+        self.ring_fd.store(self.eventfd.as_raw_fd(), Ordering::Release);
     }
 
     pub(super) fn ring(&self, ring: &mut Ring, core: usize) {

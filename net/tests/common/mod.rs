@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// What the server does with received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Sends them back; holds a client back whose answers pile up.
     Echo,
     /// Counts them, and receives only while `Shared::go`.
@@ -29,28 +29,28 @@ pub enum Mode {
 }
 
 #[derive(Default)]
-pub struct Shared {
-    pub stop: AtomicBool,
-    pub go: AtomicBool,
-    pub received: AtomicU64,
-    pub backlog_max: AtomicUsize,
-    pub closed: AtomicU64,
-    pub accept_errors: AtomicU64,
+pub(crate) struct Shared {
+    pub(crate) stop: AtomicBool,
+    pub(crate) go: AtomicBool,
+    pub(crate) received: AtomicU64,
+    pub(crate) backlog_max: AtomicUsize,
+    pub(crate) closed: AtomicU64,
+    pub(crate) accept_errors: AtomicU64,
 }
 
-pub struct Report {
-    pub counters: Counters,
-    pub reasons: Vec<CloseReason>,
+pub(crate) struct Report {
+    pub(crate) counters: Counters,
+    pub(crate) reasons: Vec<CloseReason>,
 }
 
-pub struct Server {
-    pub address: SocketAddr,
-    pub shared: Arc<Shared>,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) shared: Arc<Shared>,
     thread: Option<JoinHandle<Report>>,
 }
 
 impl Server {
-    pub fn start(mode: Mode, buffers: u16, buffer_bytes: usize) -> Server {
+    pub(crate) fn start(mode: Mode, buffers: u16, buffer_bytes: usize) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
@@ -60,18 +60,18 @@ impl Server {
         Server { address, shared, thread: Some(thread) }
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).unwrap()
     }
 
-    pub fn stop(mut self) -> Report {
+    pub(crate) fn stop(mut self) -> Report {
         self.shared.stop.store(true, Relaxed);
         self.thread.take().unwrap().join().unwrap()
     }
 }
 
 /// Waits until something holds; the patience is for slow machines and only ends a broken run.
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if holds() {
             return;
@@ -214,16 +214,16 @@ impl Core {
 }
 
 /// The byte at a place of the test data: no short period, so that lost or swapped parts show.
-pub fn pattern(index: usize) -> u8 {
+pub(crate) fn pattern(index: usize) -> u8 {
     (index.wrapping_mul(0x9e37_79b9) >> 13) as u8
 }
 
-pub fn data(bytes: usize, offset: usize) -> Vec<u8> {
+pub(crate) fn data(bytes: usize, offset: usize) -> Vec<u8> {
     (offset..offset + bytes).map(pattern).collect()
 }
 
 /// Sends while another thread reads the same amount back.
-pub fn echo(client: &TcpStream, bytes: &[u8]) {
+pub(crate) fn echo(client: &TcpStream, bytes: &[u8]) {
     std::thread::scope(|scope| {
         scope.spawn(|| (&*client).write_all(bytes).unwrap());
         let mut back = vec![0; bytes.len()];
@@ -233,7 +233,7 @@ pub fn echo(client: &TcpStream, bytes: &[u8]) {
 }
 
 /// Closes with a reset.
-pub fn reset(client: TcpStream) {
+pub(crate) fn reset(client: TcpStream) {
     use std::os::fd::AsRawFd;
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: the option's value outlives the call.
@@ -250,7 +250,7 @@ pub fn reset(client: TcpStream) {
 }
 
 /// Finishes sending and reads to the end.
-pub fn read_rest(mut client: TcpStream) -> Vec<u8> {
+pub(crate) fn read_rest(mut client: TcpStream) -> Vec<u8> {
     client.shutdown(Shutdown::Write).unwrap();
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).unwrap();
