@@ -17,7 +17,7 @@ fn main() {
     let connections = args.next().unwrap_or(64);
     let seconds = args.next().unwrap_or(5).min(15);
     let buffers = args.next().unwrap_or(256) as u16;
-    let buffer_bytes = args.next().unwrap_or(16 << 10);
+    let buffer_bytes = args.next().unwrap_or(32 << 10);
 
     let body_bytes = args.next().unwrap_or(0);
     let script = std::env::temp_dir().join(format!("raw_server_{}.lua", std::process::id()));

@@ -74,7 +74,8 @@ pub enum Event {
         /// See [`Sockets::bytes`].
         buf: RecvBuf,
     },
-    /// The client sends nothing more (it may still read): answer what was asked, then close.
+    /// The client sends nothing more (it may still read): answer what was asked, then close. From now
+    /// on only a send finds out that the client is gone.
     PeerFinished {
         /// Which client.
         conn: ConnId,

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Names a listening socket of one core, in the order of [`Sockets::listen`](super::Sockets::listen).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListenerId(pub u32);
+pub struct ListenerId(pub(super) u32);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
