@@ -4,3 +4,7 @@ pub mod fault;
 pub mod http;
 pub mod route;
 pub mod json;
+pub mod limits;
+pub mod mesh;
+pub mod sockets;
+pub mod timers;
