@@ -1,2 +1,106 @@
-//! The one binary, `runelog`.
-fn main() {}
+//! The one binary, `runelog`: the daemon and the tools around it.
+//! Lives here: the command line and what runs behind each subcommand. Not here: what they do.
+
+mod client;
+#[cfg(test)]
+mod fake;
+mod import;
+mod serve;
+mod settings;
+mod tail;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use settings::args::ServeArgs;
+use settings::{Refusal, Settings, resolve, show};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Runelog: append-only topics over a JSON HTTP API.
+#[derive(Parser)]
+#[command(name = "runelog", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    #[command(after_help = "\
+Nothing must be set to run. Every setting is a flag, an environment variable and a key of the file
+of --config; the flag beats the environment, the environment beats the file.
+
+Examples:
+  runelog serve
+  runelog serve --config /etc/runelog/runelog.toml --check
+  runelog serve --port 0 --port-file /tmp/port --data-dir /tmp/data")]
+    Serve(ServeArgs),
+    /// Put a file of JSON records into a topic
+    Import(import::ImportArgs),
+    /// Print the records of a topic, one a line
+    Tail(tail::TailArgs),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => match prepare(&args) {
+            Ok(Some(settings)) => serve::serve(settings),
+            Ok(None) => ExitCode::SUCCESS,
+            Err(refusal) => {
+                eprintln!("runelog: {refusal}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Import(args) => report(import::run(&args)),
+        Command::Tail(args) => report(tail::run(&args)),
+    }
+}
+
+/// Settles the settings and starts the log; `None` after a `--check`.
+fn prepare(args: &ServeArgs) -> Result<Option<Settings>, Refusal> {
+    let resolved = args.resolve(&resolve::process_env())?;
+    let settings = resolved.settings();
+    if args.check {
+        for warning in &resolved.warnings {
+            eprintln!("runelog: {warning}");
+        }
+        print!("{}", show::check(&resolved));
+        // A check that hides a refusal would be of no use: it is told, with status 1.
+        return settings.map(|_| None);
+    }
+    let settings = settings?;
+    let filter = EnvFilter::try_new(&settings.log).expect("a filter is parsed before it is taken");
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    for warning in &resolved.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(Some(settings))
+}
+
+fn report(outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("runelog: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}
