@@ -19,7 +19,7 @@ pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
 pub use read::{ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
 pub use seal::JobDone;
 
-use crate::cache::{BlockCache, Files};
+use crate::cache::{BlockCache, CacheStats, Files};
 use crate::config::{Class, TopicConfig};
 use crate::disk::{Done, Io, Jobs};
 use crate::error::{EngineError, No};
@@ -646,6 +646,16 @@ impl Shard {
             gauges.queues += u64::from(topic.config.kind == crate::config::TopicType::Queue);
         }
         gauges
+    }
+
+    /// Shows up to `limit` topics in name order, as they are.
+    pub fn visit_topics(&self, limit: usize, mut visit: impl FnMut(TopicView<'_>)) {
+        self.sorted.values().take(limit).for_each(|slot| visit(view(self.topic(*slot))));
+    }
+
+    /// Hits and misses of the block cache.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.borrow().stats()
     }
 
     /// The segments that this shard's topics need, for clearing the pool at start.

@@ -15,7 +15,7 @@ const EXAMINED_MAX: u64 = 65_536;
 const READAHEAD_BLOCKS: usize = 4;
 
 /// A read, its numbers already clamped (§5).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ReadRequest<'a> {
     /// Deliver seqs above this.
     pub from_seq: u64,
@@ -23,8 +23,8 @@ pub struct ReadRequest<'a> {
     pub limit: u32,
     /// Bytes (J-23) delivered at most, but always one record (D-6).
     pub max_bytes: u64,
-    /// Records of these nodes are passed over (D-7).
-    pub nodes: &'a [Vec<u8>],
+    /// Tells nodes whose records are passed over (D-7); `None` passes over none.
+    pub skip_node: Option<&'a dyn Fn(&[u8]) -> bool>,
 }
 
 /// Why records are missing (D-14, D-15).
@@ -116,7 +116,7 @@ impl Shard {
         let tombstone = tombstone(topic, request.from_seq);
         let cursor = if request.from_seq > head { 0 } else { request.from_seq };
         let start = cursor.max(floor);
-        let nodes: &[Vec<u8>] = if topic.config.dedupe_node { request.nodes } else { &[] };
+        let skip_node = request.skip_node.filter(|_| topic.config.dedupe_node);
         let mut out = ReadOutcome {
             topic: TopicRef { slot, id: topic.id },
             next_from_seq: start,
@@ -147,7 +147,7 @@ impl Shard {
                     let entry = topic.index.entry(frame, &self.log.chunks);
                     for record in entry.records_from(at) {
                         let record = record.expect("entries in memory are sound");
-                        match offer(topic, &record, request, nodes, &mut out, &mut bytes) {
+                        match offer(topic, &record, request, skip_node, &mut out, &mut bytes) {
                             Offer::Deliver => visit(&record),
                             Offer::Pass => {}
                             Offer::Stop => break 'sources,
@@ -172,7 +172,7 @@ impl Shard {
             };
             for record in records {
                 let record = record?;
-                match offer(topic, &record, request, nodes, &mut out, &mut bytes) {
+                match offer(topic, &record, request, skip_node, &mut out, &mut bytes) {
                     Offer::Deliver => visit(&record),
                     Offer::Pass => {}
                     Offer::Stop => break 'sources,
@@ -231,7 +231,7 @@ fn offer(
     topic: &Topic,
     record: &Record<'_>,
     request: &ReadRequest<'_>,
-    nodes: &[Vec<u8>],
+    skip_node: Option<&dyn Fn(&[u8]) -> bool>,
     out: &mut ReadOutcome,
     bytes: &mut u64,
 ) -> Offer {
@@ -243,7 +243,7 @@ fn offer(
         out.next_from_seq = record.seq;
         return Offer::Pass;
     }
-    if !nodes.is_empty() && record.node.is_some_and(|node| nodes.iter().any(|other| other == node)) {
+    if skip_node.is_some_and(|skip| record.node.is_some_and(skip)) {
         out.examined += 1;
         out.next_from_seq = record.seq;
         return Offer::Pass;
