@@ -302,7 +302,7 @@ impl CoreStart {
         drop(report_to);
         let Ok(listeners) = go.recv() else { return };
         tracing::debug!(core, "serving");
-        Worker { listeners, ..worker }.run().await;
+        Worker { listeners, ..worker }.run();
     }
 
     #[allow(clippy::type_complexity)]

@@ -1,9 +1,12 @@
 //! The loop of one core: it owns the ring, the disk, the sockets, the connections and the service with
 //! its shard. Everything that happens on the core happens in one of its turns.
 //!
-//! It runs as a task of a glommio executor pinned to the core, and parks in its own ring rather than in
-//! the executor's: whatever can wake it (sockets, log, other cores) completes there, and the wait is
-//! bounded, so that neither a lost wake-up nor the executor's own sleep can hold a request back.
+//! It runs as the only task of a glommio executor pinned to the core, and parks in its own ring rather
+//! than in the executor's: whatever can wake it (sockets, log, other cores) completes there, and the wait
+//! is bounded, so that no lost wake-up can hold a request back. It never yields to the executor: glommio
+//! 0.9 goes to sleep with a runnable task when its preemption timer has fired before the first task of a
+//! round, which is the rule for a task that works in long turns; yielding every 10 ms was seen to stop a
+//! core for good. A second task on these executors needs another way to get its turns.
 
 use crate::conn::{Conn, INPUT_PAUSE_BYTES, Next, Shared};
 use crate::http::response::DateCache;
@@ -26,8 +29,6 @@ const IDLE: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_millis(10);
 /// After the stop signal connections get this long (SH-4).
 const STOP_MS: u64 = 10_000;
-/// The executor gets the core back this often, for tasks and timers of its own.
-const YIELD_EVERY_MS: u64 = 10;
 
 /// What the cores share while they stop.
 #[derive(Default)]
@@ -73,7 +74,7 @@ impl Worker {
     }
 
     /// Serves until the stop is complete.
-    pub(crate) async fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let mut running = Running {
             conns: Vec::new(),
             deadlines: Wheel::new(self.steady_us() / 1000),
@@ -97,7 +98,6 @@ impl Worker {
         for listener in std::mem::take(&mut self.listeners) {
             running.listening.push(self.sockets.listen(&mut self.ring, listener));
         }
-        let mut yielded_ms = 0;
         let mut stopping_since = None;
         let mut drained = false;
         let mut ending = false;
@@ -161,10 +161,6 @@ impl Worker {
             self.ring.enter(wait);
             self.service.mesh.woke();
             self.reap(&mut running);
-            if steady_ms - yielded_ms >= YIELD_EVERY_MS {
-                yielded_ms = steady_ms;
-                glommio::executor().yield_now().await;
-            }
         }
         let _ = self.sockets.finish(&self.ring);
     }
