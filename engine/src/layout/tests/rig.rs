@@ -21,6 +21,9 @@ use std::sync::Arc;
 pub(super) const FRESH: FreshLayout = FreshLayout { directory: 77, file_bytes: CHUNK_BYTES as u64 };
 const AGE_MS: i64 = 1000;
 
+/// A record: seq, time, data, tag.
+pub(super) type Found = (u64, i64, Vec<u8>, Option<Vec<u8>>);
+
 /// What a client sees of a topic.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Seen {
@@ -32,7 +35,7 @@ pub(super) struct Seen {
     pub(super) count: u64,
     bytes: u64,
     gap: Option<(u64, u64)>,
-    pub(super) records: Vec<(u64, i64, Vec<u8>, Option<Vec<u8>>)>,
+    pub(super) records: Vec<Found>,
 }
 
 pub(super) type Answers = BTreeMap<String, Seen>;
