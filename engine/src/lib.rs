@@ -17,6 +17,7 @@ pub mod error;
 pub mod event;
 pub mod ids;
 pub mod index;
+pub mod layout;
 pub mod limits;
 pub mod mem;
 pub mod quota;

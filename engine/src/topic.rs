@@ -98,7 +98,15 @@ impl Dedup {
         })
     }
 
-    /// Keys held.
+    /// Keys held, in order of insertion.
+    pub fn all(&self) -> impl Iterator<Item = (u128, Remembered)> + '_ {
+        self.order.iter().filter_map(|(ts, hash)| {
+            let found = *self.map.get(hash)?;
+            (found.ts == *ts).then_some((*hash, found))
+        })
+    }
+
+    /// Number of keys held.
     pub fn len(&self) -> usize {
         self.map.len()
     }

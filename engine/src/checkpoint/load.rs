@@ -104,6 +104,21 @@ pub async fn load(io: &Io, dir: &str) -> Result<Option<Loaded>, CheckpointError>
     Err(CheckpointError::NoneValid { skipped })
 }
 
+/// Loads one checkpoint and what it rests on, or says why that cannot be used: for tools, which want to
+/// know of each.
+pub async fn load_one(io: &Io, dir: &str, number: u64) -> Result<Loaded, String> {
+    let names = io.list(dir).await.map_err(|error| format!("{dir}: {error}"))?;
+    let numbers = names.iter().filter_map(|(name, _)| match parse_name(name) {
+        Name::Checkpoint(number) => Some(number),
+        _ => None,
+    });
+    let mut bad = BTreeMap::new();
+    load_chain(io, dir, number, &numbers.collect(), &mut bad).await.map_err(|at| match at == number {
+        true => bad[&at].to_string(),
+        false => format!("rests on {}, which is {}", file_name(at), bad[&at]),
+    })
+}
+
 /// Why a checkpoint file cannot be used.
 #[derive(Clone, Debug)]
 enum Fault {

@@ -11,7 +11,7 @@ mod load;
 mod tests;
 mod write;
 
-pub use load::{Loaded, SegmentState, load};
+pub use load::{Loaded, SegmentState, load, load_one};
 pub use write::{CheckpointWriter, write_checkpoint};
 
 use crate::aside::ASIDE_SUFFIX;

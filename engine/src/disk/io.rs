@@ -153,15 +153,24 @@ impl Io {
 
     /// Lists a directory, sorted by name; an absent one is empty.
     pub async fn list(&self, path: &str) -> Result<Vec<(String, u64)>, DiskError> {
-        let mut done = self.run(Op::List { path: path.to_owned() }).await;
-        match done.result {
-            Ok(_) => {
-                done.names.sort();
-                Ok(done.names)
-            }
-            Err(DiskError(libc::ENOENT)) => Ok(Vec::new()),
-            Err(error) => Err(error),
+        sorted_names(self.run(Op::List { path: path.to_owned() }).await)
+    }
+
+    /// Lists the directories in a directory, sorted by name; an absent one is empty.
+    pub async fn list_dirs(&self, path: &str) -> Result<Vec<String>, DiskError> {
+        let names = sorted_names(self.run(Op::ListDirs { path: path.to_owned() }).await)?;
+        Ok(names.into_iter().map(|(name, _)| name).collect())
+    }
+}
+
+fn sorted_names(mut done: Done) -> Result<Vec<(String, u64)>, DiskError> {
+    match done.result {
+        Ok(_) => {
+            done.names.sort();
+            Ok(done.names)
         }
+        Err(DiskError(libc::ENOENT)) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 

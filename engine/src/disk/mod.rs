@@ -67,6 +67,9 @@ pub enum Op {
     /// Lists a directory: file names with their lengths, in [`Done::names`]. An absent directory
     /// is `ENOENT`. Start-up only: may block.
     List { path: String },
+    /// Lists the directories in a directory, in [`Done::names`], lengths zero; otherwise as
+    /// [`Op::List`].
+    ListDirs { path: String },
     /// Removes a directory that is empty or absent. Start-up only.
     RemoveDir { path: String },
 }
@@ -110,7 +113,7 @@ pub struct Done {
     pub result: Result<u64, DiskError>,
     /// The buffer it carried.
     pub buf: Option<AlignedBuf>,
-    /// The answer to [`Op::List`].
+    /// The answer to [`Op::List`] and [`Op::ListDirs`].
     pub names: Vec<(String, u64)>,
 }
 
@@ -170,5 +173,8 @@ mod tests {
         assert_eq!(results, [Ok((4096, 1)), Ok((4096, 2))]);
         let names = super::io::block_on(io, disk, io.list("jobs"));
         assert_eq!(names, Ok(vec![("one".to_owned(), 8192), ("two".to_owned(), 8192)]));
+        for (path, dirs) in [("", vec!["jobs".to_owned()]), ("jobs", vec![]), ("absent", vec![])] {
+            assert_eq!(super::io::block_on(io, disk, io.list_dirs(path)), Ok(dirs), "{path}");
+        }
     }
 }

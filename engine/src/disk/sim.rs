@@ -89,6 +89,19 @@ impl SimDisk {
         }
     }
 
+    /// A second disk in the same state, for trying several futures of one past. Nothing is in flight.
+    pub fn fork(&self) -> SimDisk {
+        assert!(self.in_flight.is_empty(), "operations cannot be on two disks");
+        SimDisk {
+            rng: self.rng.clone(),
+            names: self.names.clone(),
+            nodes: self.nodes.clone(),
+            open: self.open.clone(),
+            in_flight: Vec::new(),
+            ..*self
+        }
+    }
+
     /// Ends all operations in flight and forgets open files; the disk is then as the next start finds
     /// it. Lifts a cut. Faults that were asked for and did not happen yet stay.
     pub fn crash(&mut self, kind: Crash) {
@@ -281,6 +294,10 @@ impl SimDisk {
             Op::List { path } => {
                 let files = self.names.list(path)?.into_iter();
                 names.extend(files.map(|(name, node)| (name, self.nodes[&node].data().len() as u64)));
+                return Ok(names.len() as u64);
+            }
+            Op::ListDirs { path } => {
+                names.extend(self.names.list_dirs(path)?.into_iter().map(|name| (name, 0)));
                 return Ok(names.len() as u64);
             }
         }

@@ -3,7 +3,7 @@
 //! Not here: entries as the kernel reads them (`flight`), registered buffers and files (`tables`), what
 //! the machine lacks (`features`), waiting (`own`).
 //! Always true: memory the kernel may still touch is owned by the slab of operations in flight.
-//! Nothing here blocks, with two documented exceptions at start-up: the probe and [`Op::List`].
+//! Nothing here blocks, with two documented exceptions at start-up: the probe and the lists ([`Op::List`], [`Op::ListDirs`]).
 
 use super::ring::{Cqe, OWNER_DISK, OWNER_SHIFT, Ring};
 use super::{Done, FileId, Op, OpenMode, Tag};
@@ -173,8 +173,9 @@ impl UringDisk {
                     flight.step = Step::OpenDir;
                 }
             },
-            Op::List { path } => {
-                let listed = list(&self.root_path.join(path));
+            Op::List { path } | Op::ListDirs { path } => {
+                let dirs = matches!(flight.op, Op::ListDirs { .. });
+                let listed = list(&self.root_path.join(path), dirs);
                 flight.step = Step::Answer(listed.map(|names| {
                     flight.names = names;
                     flight.names.len() as u64
@@ -367,14 +368,15 @@ fn c_path(path: &str) -> Result<CString, DiskError> {
     CString::new(path).map_err(|_| DiskError(libc::EINVAL))
 }
 
-/// The files of a directory; names that are not UTF-8 are none of ours.
-fn list(path: &Path) -> Result<Vec<(String, u64)>, DiskError> {
+/// The files of a directory, or the directories in it; names that are not UTF-8 are none of ours.
+fn list(path: &Path, dirs: bool) -> Result<Vec<(String, u64)>, DiskError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path).map_err(disk_error)? {
         let entry = entry.map_err(disk_error)?;
         let metadata = entry.metadata().map_err(disk_error)?;
-        if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
-            names.push((name, metadata.len()));
+        let wanted = if dirs { metadata.is_dir() } else { metadata.is_file() };
+        if let (true, Ok(name)) = (wanted, entry.file_name().into_string()) {
+            names.push((name, if dirs { 0 } else { metadata.len() }));
         }
     }
     Ok(names)

@@ -1,7 +1,7 @@
 //! All state of one core: its topics and its log. Every change to a topic happens in this folder.
 //! Lives here: the shard itself, topics coming and going, publication in log order, driving the log.
 //! By file: [`append`], [`read`], [`delete`], [`retain`] (caps and age), [`seal`] (memory to segments,
-//! checkpoints, log files), [`recover`].
+//! checkpoints, log files), [`recover`], [`export`] (a recovered shard taken apart).
 //! Not here: bytes on disk (`wal`, `segment`, `checkpoint`), sockets, JSON, the clock.
 //!
 //! The shard never waits. An operation ends at once with an outcome and the block its answer must wait
@@ -9,6 +9,7 @@
 
 mod append;
 mod delete;
+mod export;
 mod read;
 pub mod recover;
 mod retain;
@@ -16,6 +17,7 @@ mod seal;
 
 pub use append::{AppendRequest, Appended};
 pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
+pub use export::Exported;
 pub use read::{ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
 pub use seal::JobDone;
 
@@ -78,6 +80,13 @@ impl ShardSettings {
 /// Directory of a shard in a layout.
 pub fn shard_dir(layout: u64, shard: u16) -> String {
     format!("shards/{layout:08x}-{shard:03}")
+}
+
+/// Layout and shard of a directory's name below `shards`, if it is one of ours.
+pub fn parse_shard_dir(name: &str) -> Option<(u64, u16)> {
+    let (layout, shard) = name.split_once('-')?;
+    let (layout, shard) = (u64::from_str_radix(layout, 16).ok()?, shard.parse().ok()?);
+    (shard_dir(layout, shard).strip_prefix("shards/") == Some(name)).then_some((layout, shard))
 }
 
 /// The shard that owns a topic, by a hash that does not depend on build or processor: xxh3 with the

@@ -759,9 +759,9 @@ impl Replay {
             in_flight_max: settings.commits_in_flight,
         };
         let open_chunk = file_number * settings.file_bytes / CHUNK_BYTES as u64;
-        if self.chunk_blocks.last().is_some_and(|(chunk, _)| *chunk >= open_chunk) {
-            return Err(RecoverError::Damage(format!("{}: the log overlaps itself", settings.dir())));
-        }
+        // A file was there for the next blocks, and none was found in it: it is used anew.
+        self.chunk_blocks.retain(|(chunk, _)| *chunk < open_chunk);
+        self.chunks.release_from(open_chunk);
         let mut log = Log::new(io.clone(), log_start, self.chunks);
         log.set_recovered_chunks(std::mem::take(&mut self.chunk_blocks));
         let mut sealing = Sealing::new(start.lsn);

@@ -22,7 +22,7 @@ use crate::index::SealedBlock;
 use crate::limits::CHUNK_BYTES;
 use crate::mem::Chunk;
 use crate::ranges::RangeSet;
-use crate::segment::{self, CachedBlock, SegmentMeta, SegmentWriter};
+use crate::segment::{self, CachedBlock, SegmentError, SegmentMeta, SegmentWriter};
 use crate::topic::{Loss, Remembered, is_within};
 use crate::wal::chunks::records_at;
 use crate::wal::files;
@@ -267,6 +267,28 @@ impl Shard {
 
     fn seal(&mut self, upto_chunk: u64) {
         let upto = Lsn(upto_chunk * CHUNK_BYTES as u64);
+        let (topics, items) = self.take_items(upto_chunk);
+        let ids = self.settings.layout << 48 | u64::from(self.settings.shard) << 40;
+        let job = self.seal_job(upto_chunk, ids, self.sealing.next_segment);
+        // Every segment takes at least one topic, so this many ids are enough.
+        self.sealing.next_segment += items.len() as u64 * 2 + upto_chunk - self.log.chunks.base() + 1;
+        self.sealing.sealing = true;
+        self.jobs.add(async move {
+            let result = job.run(items).await.map_err(|error| error.to_string());
+            JobDone::Sealed { upto, topics, result }
+        });
+    }
+
+    /// Seals all that the log holds, at once: of a shard that was recovered and is taken apart.
+    pub(super) async fn seal_everything(&mut self, ids: u64) -> Result<Vec<SegmentMeta>, SegmentError> {
+        let upto_chunk = self.log.committed_chunks_end();
+        let (_, items) = self.take_items(upto_chunk);
+        self.seal_job(upto_chunk, ids, 1).run(items).await
+    }
+
+    /// The topics with entries in the chunks below, and what a seal takes of them.
+    fn take_items(&mut self, upto_chunk: u64) -> (Vec<TopicRef>, Vec<Item>) {
+        let upto = Lsn(upto_chunk * CHUNK_BYTES as u64);
         let mut topics = Vec::new();
         while self.sealing.touched.front().is_some_and(|(chunk, _)| *chunk < upto_chunk) {
             topics.push(self.sealing.touched.pop_front().expect("just seen").1);
@@ -293,25 +315,20 @@ impl Shard {
                 frames,
             });
         }
+        (topics, items)
+    }
+
+    fn seal_job(&self, upto_chunk: u64, ids: u64, next_segment: u64) -> SealJob {
         let base = self.log.chunks.base();
-        let chunks: Vec<Option<Chunk>> =
-            (base..upto_chunk).map(|number| self.log.chunks.get(number).cloned()).collect();
-        let job = SealJob {
+        SealJob {
             io: self.io.clone(),
-            chunks,
+            chunks: (base..upto_chunk).map(|number| self.log.chunks.get(number).cloned()).collect(),
             base,
-            ids: self.settings.layout << 48 | u64::from(self.settings.shard) << 40,
-            next_segment: self.sealing.next_segment,
+            ids,
+            next_segment,
             events_max: self.settings.segment_max_events,
             bytes_max: self.settings.segment_max_bytes,
-        };
-        // Every segment takes at least one topic, so this many ids are enough.
-        self.sealing.next_segment += items.len() as u64 * 2 + upto_chunk - base + 1;
-        self.sealing.sealing = true;
-        self.jobs.add(async move {
-            let result = job.run(items).await;
-            JobDone::Sealed { upto, topics, result }
-        });
+        }
     }
 
     fn prepare_file(&mut self, number: u64) {
@@ -429,7 +446,9 @@ impl Shard {
         }
         for segment in std::mem::take(&mut self.sealing.added) {
             let SegmentMeta { id, file_bytes, runs } = segment;
-            edits.push(Edit::AddSegment { id, file_bytes, shared: false });
+            // Not always a new one: after a lost checkpoint all are described again.
+            let shared = self.sealing.segments.get(&id).is_some_and(|info| info.shared);
+            edits.push(Edit::AddSegment { id, file_bytes, shared });
             edits.extend(runs.into_iter().map(|run| Edit::AddRun(id, run)));
         }
         let mut removed = std::mem::take(&mut self.sealing.removable);
@@ -738,7 +757,7 @@ struct SealJob {
 }
 
 impl SealJob {
-    async fn run(mut self, mut items: Vec<Item>) -> Result<Vec<SegmentMeta>, String> {
+    async fn run(mut self, mut items: Vec<Item>) -> Result<Vec<SegmentMeta>, SegmentError> {
         // Big topics first, each in a file of its own; what remains shares packs.
         items.sort_by_key(|item| (item.bytes < OWN_SEGMENT_BYTES, item.topic.id));
         let mut segments = Vec::new();
@@ -746,20 +765,21 @@ impl SealJob {
         for item in &items {
             let own = item.bytes >= OWN_SEGMENT_BYTES;
             if let Some(full) = writer.take_if(|writer| own || writer.bytes() >= self.bytes_max) {
-                segments.push(full.finish().await.map_err(|error| error.to_string())?);
+                segments.push(full.finish().await?);
             }
-            self.write_item(item, &mut writer).await.map_err(|error| error.to_string())?;
+            self.write_item(item, &mut writer).await?;
             if own {
                 if let Some(full) = writer.take() {
-                    segments.push(full.finish().await.map_err(|error| error.to_string())?);
+                    segments.push(full.finish().await?);
                 }
             }
         }
         if let Some(last) = writer {
-            segments.push(last.finish().await.map_err(|error| error.to_string())?);
+            segments.push(last.finish().await?);
         }
         if !segments.is_empty() {
-            self.io.sync_dir(segment::DIR).await.map_err(|error| error.to_string())?;
+            let failed = |error| SegmentError::Disk { file: segment::DIR.to_owned(), error };
+            self.io.sync_dir(segment::DIR).await.map_err(failed)?;
         }
         Ok(segments)
     }
@@ -768,7 +788,7 @@ impl SealJob {
         &mut self,
         item: &Item,
         writer: &mut Option<SegmentWriter>,
-    ) -> Result<(), segment::SegmentError> {
+    ) -> Result<(), SegmentError> {
         let mut begun = false;
         let mut last_seq = 0;
         for frame in &item.frames {

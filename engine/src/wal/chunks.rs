@@ -106,6 +106,14 @@ impl Chunks {
         self.collect();
     }
 
+    /// Takes back chunks from `number` on, of which nothing is used.
+    pub fn release_from(&mut self, number: u64) {
+        while self.end() > number.max(self.base) {
+            self.leaving.extend(self.list.pop_back().expect("the end is above the base"));
+        }
+        self.collect();
+    }
+
     /// Moves released chunks that nobody holds any more to the spare ones.
     pub fn collect(&mut self) {
         let mut at = 0;

@@ -13,7 +13,7 @@ const UNSYNCABLE: u64 = u64::MAX;
 type Sector = [u8; SECTOR_BYTES];
 
 /// Time is a count of completed operations, given by the caller.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SimFile {
     data: Vec<u8>,
     /// The length that is sure to survive.

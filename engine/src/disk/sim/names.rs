@@ -15,14 +15,14 @@ struct Tree {
     dirs: BTreeSet<String>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Names {
     seen: Tree,
     durable: Tree,
     journal: Vec<Change>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Change {
     at: u64,
     /// Directories whose entries it changes.
@@ -100,13 +100,25 @@ impl Names {
 
     /// The files of one directory with their nodes.
     pub(super) fn list(&self, path: &str) -> Result<Vec<(String, Node)>, DiskError> {
+        let dir = self.dir(path)?;
+        let inside = self.seen.files.iter().filter(|(path, _)| parent(path) == dir);
+        Ok(inside.map(|(path, &node)| (base(path).to_owned(), node)).collect())
+    }
+
+    /// The directories in one directory.
+    pub(super) fn list_dirs(&self, path: &str) -> Result<Vec<String>, DiskError> {
+        let dir = self.dir(path)?;
+        let inside = self.seen.dirs.iter().filter(|path| parent(path) == dir);
+        Ok(inside.map(|path| base(path).to_owned()).collect())
+    }
+
+    /// The path of a directory that is there.
+    fn dir(&self, path: &str) -> Result<String, DiskError> {
         if !self.is_dir(path) {
             let is_file = self.seen.files.contains_key(&clean(path));
             return Err(DiskError(if is_file { libc::ENOTDIR } else { libc::ENOENT }));
         }
-        let dir = clean(path);
-        let inside = self.seen.files.iter().filter(|(path, _)| parent(path) == dir);
-        Ok(inside.map(|(path, &node)| (base(path).to_owned(), node)).collect())
+        Ok(clean(path))
     }
 
     /// All files by path.

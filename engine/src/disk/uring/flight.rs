@@ -175,7 +175,9 @@ impl Flight {
             Op::Allocate { bytes, .. } => {
                 on_file!(target, file => opcode::Fallocate::new(file, *bytes).build())
             }
-            Op::Close { .. } | Op::SyncDir { .. } | Op::List { .. } => unreachable!("these have own steps"),
+            Op::Close { .. } | Op::SyncDir { .. } | Op::List { .. } | Op::ListDirs { .. } => {
+                unreachable!("these have own steps")
+            }
         }
     }
 
