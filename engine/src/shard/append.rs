@@ -99,7 +99,10 @@ impl Shard {
         }
         let ephemeral = config.class == Class::Ephemeral;
         let slot = self.create(request.topic, config, ephemeral);
-        Ok(Appended { created: true, ..self.write(slot, request, bytes, hash, None, true, now) })
+        // Nothing is stored yet, but a batch larger than a cap pushes out its own front (W-33).
+        let eviction = self.plan_eviction(self.topic(slot), request.batch.records);
+        let eviction = eviction.expect("an empty topic needs no disk");
+        Ok(Appended { created: true, ..self.write(slot, request, bytes, hash, eviction, true, now) })
     }
 
     fn append_to(

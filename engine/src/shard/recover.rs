@@ -132,6 +132,8 @@ pub async fn recover(
     };
     let mut replay = Replay::new(settings.clone(), loaded, start.lsn)?;
     let tail = scan(io, &settings, &survey, start, &mut replay, &mut report, &mut progress).await?;
+    // Log files whose making was cut off are used again: their names must be durable by then.
+    io.sync_dir(&dir).await.map_err(|error| RecoverError::Disk { path: dir.clone(), error })?;
     let shard = replay.finish(io, settings, quota, &survey, start, tail, now)?;
     Ok((shard, report))
 }
@@ -254,6 +256,9 @@ async fn scan(
                 )));
             }
             replay.end_epoch();
+            // A run that started behind a checkpoint may not have seen the block before its first: what
+            // it chained to stands in its file header.
+            tail.prev_crc = header.prev_crc;
         }
         epoch = Some(header.epoch);
         let path = files::path(&settings.dir(), found.slot);
@@ -309,12 +314,16 @@ async fn scan(
             });
             if !cut_before {
                 let torn = look_ahead(io, settings, survey, number, place, &tail, start, replay).await;
-                io.close(file).await;
                 report.notes.extend(torn?);
+                io.sync(file).await.map_err(disk)?;
+                io.close(file).await;
                 break;
             }
             chain_known = true;
         }
+        // A killed process leaves blocks that were written and never synced. The next run counts them
+        // as durable and writes after them, so they must be.
+        io.sync(file).await.map_err(disk)?;
         io.close(file).await;
         number += 1;
         at = number * file_bytes;
@@ -496,6 +505,8 @@ struct Replay {
     changed: Vec<TopicId>,
     dropped: Vec<TopicId>,
     next_topic: u64,
+    /// Ids below were given away when the checkpoint was described.
+    described_topics: u64,
     described: u64,
 }
 
@@ -532,6 +543,7 @@ impl Replay {
         Ok(Replay {
             topics,
             next_topic: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
+            described_topics: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
             described: loaded.as_ref().map_or(0, |loaded| loaded.head.described_block),
             loaded,
             keys: Vec::new(),
@@ -640,6 +652,11 @@ impl Replay {
         for entry in &batch {
             match entry {
                 Entry::Topic { id, head, name, config } if !described => {
+                    // Known to the checkpoint and not in it: dropped, and the checkpoint knew before
+                    // the drop was committed. Its id never comes back.
+                    if (id.0 & u64::from(u32::MAX)) < self.described_topics && !self.topics.contains_key(id) {
+                        continue;
+                    }
                     self.next_topic = self.next_topic.max((id.0 & u64::from(u32::MAX)) + 1);
                     let topic = self
                         .topics
@@ -759,9 +776,9 @@ impl Replay {
             in_flight_max: settings.commits_in_flight,
         };
         let open_chunk = file_number * settings.file_bytes / CHUNK_BYTES as u64;
-        if self.chunk_blocks.last().is_some_and(|(chunk, _)| *chunk >= open_chunk) {
-            return Err(RecoverError::Damage(format!("{}: the log overlaps itself", settings.dir())));
-        }
+        // The file where the log ended may hold no block yet: then it is made anew.
+        self.chunks.truncate(open_chunk);
+        self.chunk_blocks.retain(|(chunk, _)| *chunk < open_chunk);
         let mut log = Log::new(io.clone(), log_start, self.chunks);
         log.set_recovered_chunks(std::mem::take(&mut self.chunk_blocks));
         let mut sealing = Sealing::new(start.lsn);
@@ -819,6 +836,14 @@ impl Replay {
             outcomes: Vec::new(),
             settings,
         };
+        // All blocks are counted before the first is let go: a pack is shared by several topics.
+        for block in self.topics.values().flat_map(|topic| topic.index.sealed()) {
+            let known = shard.sealing.segments.get_mut(&block.segment);
+            known.expect("runs lie in known segments").live_blocks += 1;
+        }
+        let unused = shard.sealing.segments.iter().filter(|(_, info)| info.live_blocks == 0);
+        let unused: Vec<_> = unused.map(|(id, _)| *id).collect();
+        unused.into_iter().for_each(|id| shard.sealing.mark_removable(id));
         let mut bytes = 0;
         for (_, mut topic) in std::mem::take(&mut self.topics) {
             // Seqs promised and not found stay vacant for ever (I-58), unless the stop was clean.
@@ -835,26 +860,12 @@ impl Replay {
             topic.vacant.prune_through(floor);
             topic.ordered = topic.shown;
             let sealing = &mut shard.sealing;
-            for block in topic.index.sealed() {
-                let known = sealing.segments.get_mut(&block.segment);
-                known.expect("runs lie in known segments").live_blocks += 1;
-            }
             let dead = topic.earliest() - 1;
             topic.index.drop_through(dead, |block| sealing.release(block.segment));
             bytes += topic.ordered.bytes;
             shard.insert(topic);
         }
         quota.add_recovered(shard.topic_count() as u64, bytes);
-        let empty: Vec<_> = shard
-            .sealing
-            .segments
-            .iter()
-            .filter(|(_, info)| info.live_blocks == 0)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in empty {
-            shard.sealing.mark_removable(id);
-        }
         for (chunk, id) in self.touched {
             if let Some(slot) = shard.by_id.get(&id) {
                 shard.sealing.touched.push_back((chunk, TopicRef { slot: *slot, id }));

@@ -88,6 +88,11 @@ impl Chunks {
         }
     }
 
+    /// Gives up chunks from `number` on, in which recovery found nothing.
+    pub fn truncate(&mut self, number: u64) {
+        self.list.truncate(number.saturating_sub(self.base) as usize);
+    }
+
     /// Chunks made since the last call, to be registered with the ring.
     pub fn take_fresh(&mut self) -> Vec<Chunk> {
         std::mem::take(&mut self.fresh)
