@@ -112,7 +112,8 @@ impl Shard {
         mut visit: impl FnMut(&Record<'_>),
     ) -> Result<ReadOutcome, No> {
         let topic = self.topic(slot);
-        let (head, floor) = (topic.shown.head, topic.shown.floor());
+        let visible = topic.visible();
+        let (head, floor) = (visible.head, visible.floor());
         let tombstone = tombstone(topic, request.from_seq);
         let cursor = if request.from_seq > head { 0 } else { request.from_seq };
         let start = cursor.max(floor);
@@ -121,7 +122,7 @@ impl Shard {
             topic: TopicRef { slot, id: topic.id },
             next_from_seq: start,
             head_seq: head,
-            earliest_seq: topic.earliest(),
+            earliest_seq: topic.earliest_visible(),
             delivered: 0,
             examined: 0,
             tombstone,
@@ -262,14 +263,14 @@ fn offer(
 
 /// D-12…D-16.
 fn tombstone(topic: &Topic, from_seq: u64) -> Option<Tombstone> {
-    let shown = &topic.shown;
+    let shown = &topic.visible();
     let head_seq = shown.head;
     if from_seq > head_seq {
         return Some(Tombstone {
             gap_from: 1,
             gap_to: head_seq,
             reason: TombstoneReason::Recreated,
-            earliest_seq: topic.earliest(),
+            earliest_seq: topic.earliest_visible(),
             head_seq,
         });
     }

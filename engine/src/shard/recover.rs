@@ -234,7 +234,10 @@ async fn scan(
 ) -> Result<Tail, RecoverError> {
     let file_bytes = settings.file_bytes;
     let mut number = start.lsn.0 / file_bytes;
-    let mut tail = Tail { next_block: start.block, prev_crc: 0, last_file: number.saturating_sub(1) };
+    // A start in the middle of a file has blocks before it: that file must not be begun again.
+    let in_first_chunk = start.lsn.0 % file_bytes < CHUNK_BYTES as u64;
+    let last_file = if in_first_chunk { number.saturating_sub(1) } else { number };
+    let mut tail = Tail { next_block: start.block, prev_crc: 0, last_file };
     let mut at = start.lsn.0;
     let mut chain_known = false;
     let mut epoch = None;
@@ -632,7 +635,7 @@ impl Replay {
                     let (seq, count, bytes) = (u64_at(body, 16)?, u64_at(body, 24)?, u64_at(body, 32)?);
                     Entry::Floor {
                         topic: TopicId(u64_at(body, 0)?),
-                        gone: Eviction { loss, seq, count, bytes },
+                        gone: Eviction { loss, seq, count, bytes, logged_count: count, logged_bytes: bytes },
                     }
                 }
             };

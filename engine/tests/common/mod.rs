@@ -174,8 +174,7 @@ impl Rig {
         self.disk.block_on(&io, making).ok_or(Stop::Cut)?.expect("directories");
         self.quota = Arc::new(Quota::new(self.quota_topics, self.quota_bytes));
         let recovering = recover(&io, self.settings.clone(), self.quota.clone(), self.now, |_| ());
-        let (shard, report) =
-            self.disk.block_on(&io, recovering).ok_or(Stop::Cut)?.map_err(Stop::Recover)?;
+        let (shard, report) = self.disk.block_on(&io, recovering).ok_or(Stop::Cut)?.map_err(Stop::Recover)?;
         (self.shard, self.report) = (Some(shard), report);
         Ok(())
     }
@@ -372,11 +371,7 @@ impl Rig {
         }
     }
 
-    pub fn read(
-        &mut self,
-        topic: &str,
-        request: &ReadRequest<'_>,
-    ) -> Outcome<(ReadOutcome, Vec<Seen>)> {
+    pub fn read(&mut self, topic: &str, request: &ReadRequest<'_>) -> Outcome<(ReadOutcome, Vec<Seen>)> {
         self.repeat(|shard, now| {
             let mut seen = Vec::new();
             let outcome = shard.read(topic.as_bytes(), request, now, |record| {

@@ -286,8 +286,17 @@ impl World {
             }
         } else {
             self.instances += 1;
-            let topic = Topic::new(self.instances, ask.config.cloned().unwrap_or_default());
-            let answer = self.rig.append(name, records, ask)?;
+            let config = ask.config.cloned().unwrap_or_default();
+            let over = |cap: u64, amount: u64| cap != 0 && amount > cap;
+            let too_large = config.discard == Discard::Reject
+                && (over(config.cap_bytes, bytes) || over(config.cap_records, count));
+            let topic = Topic::new(self.instances, config);
+            let answer = match self.rig.append(name, records, ask) {
+                // W-30, W-34: and no topic is left.
+                Err(Stop::Refused(error @ EngineError::BatchOverCap)) if too_large => return Ok(Some(error)),
+                other => other?,
+            };
+            assert!(!too_large, "W-30: {name}");
             self.topics.insert(name.to_owned(), topic);
             self.take(name, records, &answer, ask, true, now);
             return Ok(None);
@@ -388,12 +397,8 @@ impl World {
         let topic = self.topics.get_mut(name).expect("it exists");
         let through = shown_head.min(before.unwrap_or(u64::MAX).saturating_sub(1));
         let chosen = |stored: &Stored| matcher.as_ref().is_none_or(|m| m.matches(stored.rec.tag.as_deref()));
-        let gone: Vec<u64> = topic
-            .live
-            .range(..=through)
-            .filter(|(_, stored)| chosen(stored))
-            .map(|(seq, _)| *seq)
-            .collect();
+        let gone: Vec<u64> =
+            topic.live.range(..=through).filter(|(_, stored)| chosen(stored)).map(|(seq, _)| *seq).collect();
         gone.iter().for_each(|seq| drop(topic.live.remove(seq)));
         let expected = (gone.len() as u64, topic.earliest(), topic.head, topic.count(), topic.bytes());
         let answer = (deleted.deleted, deleted.earliest_seq, deleted.head_seq, deleted.count, deleted.bytes);
@@ -565,11 +570,19 @@ impl World {
                 let shown = observed.as_ref().map(|observed| &observed.shown);
                 let seqs: Option<Vec<u64>> =
                     observed.as_ref().map(|o| o.records.iter().map(|seen| seen.seq).collect());
-                panic!("I-50…I-56: {name} after {kind:?}, step {least} was sure:{why}\n{shown:?}\n{seqs:?}");
+                for (at, step) in steps.iter().enumerate() {
+                    let class = step.after.as_ref().map(|topic| topic.config.class);
+                    let live = step.after.as_ref().map(brief);
+                    eprintln!("  step {}: {} in block {}, {class:?}, {live:?}", at + 1, step.what, step.wait);
+                }
+                panic!(
+                    "I-50…I-56: {name} after {kind:?}, committed {committed}, step {least} was sure:{why}\n{shown:?}\n{seqs:?}"
+                );
             };
             let (Some(mut state), Some(observed)) = (found, observed) else { continue };
             // I-58: whatever was acknowledged keeps its seq to itself.
-            for step in steps.iter().filter(|step| step.strength >= Strength::Kill && step.wait <= committed) {
+            for step in steps.iter().filter(|step| step.strength >= Strength::Kill && step.wait <= committed)
+            {
                 if let Some(then) = step.after.as_ref().filter(|then| then.instance == state.instance) {
                     assert!(observed.shown.head >= then.logged_head, "I-58: {name}: {:?}", observed.shown);
                 }
