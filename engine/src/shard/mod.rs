@@ -541,8 +541,9 @@ impl Shard {
         if topic.config.ttl_ms == 0 {
             return Ok(control);
         }
-        let Some(gone) = self.plan_expiry(topic, now)? else {
-            return Ok(control);
+        let (gone, rest) = self.plan_expiry(topic, now);
+        let Some(gone) = gone else {
+            return rest.map(|()| control);
         };
         let hidden = self.plan_hiding(slot, gone.seq)?;
         // A halted log takes no mark; the records are over all the same. What only memory holds needs
@@ -556,7 +557,7 @@ impl Shard {
         }
         let block = self.order_eviction(slot, gone, block);
         self.hide(slot, gone.seq, hidden, if halted { control.0 } else { block });
-        Ok(if halted { control } else { Wait(block).max(control) })
+        rest.map(|()| if halted { control } else { Wait(block).max(control) })
     }
 
     /// Deletes a topic (§3.4). `None`: there was none.

@@ -22,7 +22,7 @@ use crate::disk::{Io, Jobs, OpenMode};
 use crate::error::{DiskError, FormatError};
 use crate::ids::{Lsn, Millis, TopicId};
 use crate::index::SealedBlock;
-use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
+use crate::limits::{BLOCK_BYTES, CHUNK_BYTES, RECORD_BYTES_MAX};
 use crate::mem::{AlignedBuf, Chunk};
 use crate::quota::Quota;
 use crate::topic::{Loss, Remembered, Topic};
@@ -38,6 +38,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// The largest block fits half the cache: with less, a read would never find what it loaded.
+const CACHE_BYTES_MIN: usize = 4 * RECORD_BYTES_MAX;
 /// Segment files a shard keeps open.
 const OPEN_FILES_MAX: usize = 512;
 
@@ -817,7 +819,7 @@ impl Replay {
             io: io.clone(),
             quota: quota.clone(),
             log,
-            cache: RefCell::new(BlockCache::new(settings.cache_bytes as usize)),
+            cache: RefCell::new(BlockCache::new((settings.cache_bytes as usize).max(CACHE_BYTES_MIN))),
             files: Files::new(OPEN_FILES_MAX),
             jobs: Jobs::default(),
             names: AHashMap::new(),

@@ -137,11 +137,15 @@ impl Shard {
     }
 
     /// What has outlived `ttl_ms` by now (CF-10), or `None`. Only shown records can have.
-    pub(super) fn plan_expiry(&self, topic: &Topic, now: Millis) -> Result<Option<Eviction>, No> {
+    ///
+    /// With it comes what stands in the way of the rest, if anything: what is over so far goes at once,
+    /// so that an expiry over many blocks advances, however few of them fit the cache.
+    pub(super) fn plan_expiry(&self, topic: &Topic, now: Millis) -> (Option<Eviction>, Result<(), No>) {
         let ttl_ms = topic.config.ttl_ms;
         if ttl_ms == 0 {
-            return Ok(None);
+            return (None, Ok(()));
         }
+        let mut rest = Ok(());
         let floor = topic.ordered.floor();
         let mut gone = Eviction::none(Loss::Ttl, floor);
         let mut at = floor + 1;
@@ -153,7 +157,8 @@ impl Shard {
                 break;
             }
             if topic.delete_at_work {
-                return Err(No::Busy);
+                rest = Err(No::Busy);
+                break;
             }
             let all = !is_within(newest, now, ttl_ms);
             if all && first >= at && !topic.has_deleted_in_order(first, last) {
@@ -161,7 +166,7 @@ impl Shard {
                 gone.take(last, count, bytes, heap);
             } else {
                 let mut stopped = false;
-                self.walk(topic, at, last, |record| {
+                rest = self.walk(topic, at, last, |record| {
                     if is_within(record.ts, now, ttl_ms) {
                         stopped = true;
                         return ControlFlow::Break(());
@@ -170,14 +175,14 @@ impl Shard {
                         gone.take(record.seq, 1, record.counted_bytes(), heap);
                     }
                     ControlFlow::Continue(())
-                })?;
-                if stopped {
+                });
+                if stopped || rest.is_err() {
                     break;
                 }
             }
             at = last + 1;
         }
-        Ok((gone.seq > floor).then_some(gone))
+        ((gone.seq > floor).then_some(gone), rest)
     }
 
     /// Works out what [`Shard::hide`] will hide: every shown record above what is hidden already and

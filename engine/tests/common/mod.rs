@@ -19,7 +19,7 @@ use runelog_engine::shard::{
 use std::sync::Arc;
 
 /// Turns after which a test gives up waiting.
-const TURNS_MAX: usize = 200_000;
+const TURNS_MAX: usize = 20_000;
 
 /// Why an operation of the rig has no outcome.
 #[derive(Debug)]
@@ -273,20 +273,25 @@ impl Rig {
 
     /// Repeats an operation until it ends in an outcome or a refusal, loading what it asks for.
     pub fn repeat<T>(&mut self, mut operation: impl FnMut(&mut Shard, i64) -> Result<T, No>) -> Outcome<T> {
+        let mut obstacle = String::new();
         for _ in 0..TURNS_MAX {
             let now = self.now;
             match operation(self.shard(), now) {
                 Ok(outcome) => return Ok(outcome),
                 Err(No::Refused(error, _)) => return Err(Stop::Refused(error)),
-                Err(No::Busy) => self.step(true)?,
+                Err(No::Busy) => {
+                    obstacle = "busy".to_owned();
+                    self.step(true)?
+                }
                 Err(No::Load(blocks)) => {
+                    obstacle = format!("wants {} blocks from {:?}", blocks.len(), blocks[0]);
                     assert!(!blocks.is_empty());
                     let id = self.shard().load(blocks);
                     self.await_load(id)?;
                 }
             }
         }
-        panic!("an operation that never ends");
+        panic!("an operation that never ends: {obstacle}");
     }
 
     fn await_load(&mut self, id: LoadId) -> Outcome<()> {
