@@ -112,7 +112,8 @@ impl Shard {
         mut visit: impl FnMut(&Record<'_>),
     ) -> Result<ReadOutcome, No> {
         let topic = self.topic(slot);
-        let (head, floor) = (topic.shown.head, topic.shown.floor());
+        let visible = topic.visible();
+        let (head, floor) = (visible.head, visible.floor());
         let tombstone = tombstone(topic, request.from_seq);
         let cursor = if request.from_seq > head { 0 } else { request.from_seq };
         let start = cursor.max(floor);
@@ -121,13 +122,14 @@ impl Shard {
             topic: TopicRef { slot, id: topic.id },
             next_from_seq: start,
             head_seq: head,
-            earliest_seq: topic.earliest(),
+            earliest_seq: topic.earliest_visible(),
             delivered: 0,
             examined: 0,
             tombstone,
             wait: Wait::default(),
         };
         let mut bytes = 0;
+        let mut sealed_bytes = 0;
         let mut at = start + 1;
         'sources: while at <= head {
             if let Some((_, last)) = topic.deleted.covering(at) {
@@ -161,7 +163,14 @@ impl Shard {
                 }
                 Source::Sealed(block) => {
                     let found = self.cache.borrow_mut().get(&block.key());
+                    sealed_bytes += u64::from(block.meta.bytes);
                     let Some(found) = found else {
+                        // What was passed may have to leave the cache for what comes: then the reader
+                        // gets what there is and comes back, or it would load in circles.
+                        let crowded = sealed_bytes > self.cache.borrow().working_set_bytes();
+                        if crowded && out.next_from_seq > start {
+                            break 'sources;
+                        }
                         return Err(No::Load(self.wanted_blocks(topic, at, &out, request, bytes)));
                     };
                     cached = found;
@@ -200,6 +209,7 @@ impl Shard {
         let mut bytes = request.max_bytes.saturating_sub(bytes);
         let mut beyond = READAHEAD_BLOCKS;
         let mut cache = self.cache.borrow_mut();
+        let mut room = cache.working_set_bytes();
         let mut wanted = Vec::new();
         for block in topic.index.sealed_from(at) {
             if records == 0 || bytes == 0 {
@@ -208,6 +218,10 @@ impl Shard {
                 }
                 beyond -= 1;
             }
+            if !wanted.is_empty() && u64::from(block.meta.bytes) > room {
+                break;
+            }
+            room = room.saturating_sub(u64::from(block.meta.bytes));
             if wanted.is_empty() || cache.get(&block.key()).is_none() {
                 wanted.push(block.clone());
             }
@@ -262,14 +276,14 @@ fn offer(
 
 /// D-12…D-16.
 fn tombstone(topic: &Topic, from_seq: u64) -> Option<Tombstone> {
-    let shown = &topic.shown;
+    let shown = &topic.visible();
     let head_seq = shown.head;
     if from_seq > head_seq {
         return Some(Tombstone {
             gap_from: 1,
             gap_to: head_seq,
             reason: TombstoneReason::Recreated,
-            earliest_seq: topic.earliest(),
+            earliest_seq: topic.earliest_visible(),
             head_seq,
         });
     }
