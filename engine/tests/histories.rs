@@ -339,3 +339,126 @@ fn a_failed_write_or_sync_ends_acknowledgements_and_loses_none() {
         });
     }
 }
+
+#[test]
+fn checkpoints_of_earlier_runs_do_not_pile_up() {
+    let mut world = world(2);
+    world.put("t", &of(Class::Fsync)).unwrap();
+    for _ in 0..6 {
+        for _ in 0..12 {
+            add(&mut world, "t", &[100]).unwrap();
+            seal(&mut world).unwrap();
+        }
+        world.crash_and_verify(Crash::Kill).unwrap();
+    }
+    add(&mut world, "t", &[100]).unwrap();
+    seal(&mut world).unwrap();
+    let files = world.rig.disk.files();
+    let checkpoints = files.iter().filter(|(path, _)| path.contains("/ckpt-")).count();
+    assert!(checkpoints <= 2 * runelog_engine::checkpoint::CHAIN_LEN_MAX, "{checkpoints} of them");
+}
+
+#[test]
+fn an_older_checkpoint_leads_over_the_start_of_a_run_that_saw_no_block() {
+    // I-95: everything was sealed when the run began, so its first block chained to nothing.
+    let mut world = world(2);
+    world.put("t", &of(Class::Fsync)).unwrap();
+    for _ in 0..3 {
+        add(&mut world, "t", &[100]).unwrap();
+        seal(&mut world).unwrap();
+    }
+    world.crash_and_verify(Crash::Kill).unwrap();
+    add(&mut world, "t", &[100]).unwrap();
+    add(&mut world, "t", &[100]).unwrap();
+    world.rig.settle().unwrap();
+    let committed = world.crash(Crash::Kill);
+    let files = world.rig.disk.files();
+    let (newest, _) = files.iter().rfind(|(path, _)| path.contains("/ckpt-")).unwrap();
+    world.rig.disk.flip_bit(newest, 50, 1);
+    world.rig.open().unwrap();
+    world.verify(Crash::Kill, committed).unwrap();
+    world.check().unwrap();
+}
+
+#[test]
+fn topics_that_come_and_go_around_a_checkpoint_are_there_or_not() {
+    // I-50, I-70: a checkpoint knew of a drop that a crash then took back, and replay brought the topic
+    // in again, which no later checkpoint could be built on.
+    for kind in [Crash::Kill, Crash::PowerLoss] {
+        for cut in 1..400 {
+            let ended = named(&format!("cut after {cut}, {kind:?}"), || {
+                let mut world = slow_world(cut);
+                world.rig.disk.cut_after(cut);
+                let history = |world: &mut World| {
+                    world.put("t", &of(Class::Fsync))?;
+                    add(world, "t", &[100])?;
+                    world.rig.settle()?;
+                    world.rig.advance(301);
+                    for number in 0..16 {
+                        world.put("u", &of(Class::Fsync))?;
+                        add(world, "u", &[100])?;
+                        if number % 3 == 0 {
+                            world.rig.step(true)?;
+                        }
+                        world.drop_topic("u", false)?;
+                        world.rig.step(true)?;
+                    }
+                    world.rig.settle()
+                };
+                let ended = history(&mut world).is_ok();
+                let after = |world: &mut World| {
+                    world.crash_and_verify(kind)?;
+                    add(world, "t", &[100])?;
+                    seal(world)?;
+                    world.crash_and_verify(kind)?;
+                    add(world, "t", &[100])?;
+                    seal(world)?;
+                    world.crash_and_verify(kind)?;
+                    world.check()
+                };
+                if world.rig.shard.is_some() && world.topics.contains_key("t") {
+                    let committed = world.crash(kind);
+                    world.rig.open().unwrap();
+                    world.verify(kind, committed).unwrap();
+                    if world.topics.contains_key("t") {
+                        after(&mut world).unwrap();
+                    }
+                }
+                ended
+            });
+            if ended {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tightened_cap_is_durable_with_what_it_evicts_even_where_a_chunk_ends_between_the_two() {
+    // I-50, CF-14: the eviction went to a block of its own, which was not synced.
+    for slack in (60..260).step_by(12) {
+        for seed in 0..4 {
+            named(&format!("slack {slack}, seed {seed}"), || {
+                let mut world = world(seed);
+                let run = |world: &mut World| {
+                    world.put("t", &of(Class::Memory))?;
+                    add(world, "t", &[10; 4])?;
+                    world.rig.settle()?;
+                    // Fills the chunk up to `slack` bytes.
+                    let end = |world: &mut World| world.rig.shard().log.end().0 as usize % (2 << 20);
+                    add(world, "t", &[900_000])?;
+                    world.rig.settle()?;
+                    let left = (2 << 20) - end(world);
+                    add(world, "t", &[left - slack - 76 - 50_000])?;
+                    let left = (2 << 20) - end(world);
+                    add(world, "t", &[left - slack - 76])?;
+                    world.put("t", &TopicConfig { cap_records: 2, ..of(Class::Memory) })?;
+                    world.rig.settle()?;
+                    world.crash_and_verify(Crash::PowerLoss)?;
+                    world.check()
+                };
+                run(&mut world).unwrap();
+            });
+        }
+    }
+}

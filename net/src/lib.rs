@@ -2,9 +2,9 @@
 
 pub mod fault;
 pub mod http;
-pub mod route;
 pub mod json;
 pub mod limits;
 pub mod mesh;
+pub mod route;
 pub mod sockets;
 pub mod timers;

@@ -169,6 +169,8 @@ struct Survey {
     spare: Vec<u32>,
     /// Files with an unreadable header, and whether they are short.
     damaged: Vec<(u32, String, bool)>,
+    /// Numbers of all checkpoint files.
+    checkpoints: Vec<u64>,
     next_slot: u32,
     epoch: u64,
 }
@@ -178,14 +180,23 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
     let dir = settings.dir();
     let disk = |path: &str, error| RecoverError::Disk { path: path.to_owned(), error };
     let names = io.list(&dir).await.map_err(|error| disk(&dir, error))?;
-    let mut survey =
-        Survey { files: BTreeMap::new(), spare: Vec::new(), damaged: Vec::new(), next_slot: 0, epoch: 0 };
+    let mut survey = Survey {
+        files: BTreeMap::new(),
+        spare: Vec::new(),
+        damaged: Vec::new(),
+        checkpoints: Vec::new(),
+        next_slot: 0,
+        epoch: 0,
+    };
     let mut buf = AlignedBuf::zeroed(BLOCK_BYTES);
     for (name, bytes) in names {
         let path = format!("{dir}/{name}");
         if name.ends_with(".new") {
             io.remove(&path).await.map_err(|error| disk(&path, error))?;
             continue;
+        }
+        if let checkpoint::Name::Checkpoint(number) = checkpoint::parse_name(&name) {
+            survey.checkpoints.push(number);
         }
         let Some(slot) = files::slot_of(&name) else { continue };
         survey.next_slot = survey.next_slot.max(slot + 1);
@@ -827,6 +838,9 @@ impl Replay {
                 sealing.existing.push((*number, base));
                 base = Some(*number);
             }
+            // The others go when the next checkpoint is written: then two can be loaded again.
+            sealing.stale = survey.checkpoints.clone();
+            sealing.stale.retain(|number| !loaded.chain.contains(number));
             for (id, state) in &loaded.segments {
                 let info = SegmentInfo { file_bytes: state.file_bytes, shared: state.shared, live_blocks: 0 };
                 sealing.segments.insert(*id, info);
