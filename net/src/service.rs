@@ -648,7 +648,7 @@ impl Service {
     pub(crate) fn has_work(&self) -> bool {
         !self.answers.is_empty()
             || !self.busy.is_empty()
-            || self.shard.has_work() && self.shard.io().is_idle()
+            || self.shard.has_work()
     }
 
     /// When the next long-poll ends.

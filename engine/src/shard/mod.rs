@@ -204,6 +204,8 @@ pub struct Shard {
     /// What the operator should read.
     notices: Vec<Notice>,
     next_load: u64,
+    /// Blocks that a load still waits for, and the first that failed.
+    loading: AHashMap<LoadId, (usize, Option<String>)>,
     scratch: Vec<u8>,
     outcomes: Vec<JobDone>,
 }
@@ -262,9 +264,9 @@ impl Shard {
         self.log.flush(now_us);
     }
 
-    /// Whether jobs have computation left that no completion will wake: turn again soon.
+    /// Whether a job has computation left that no completion will wake: turn again at once.
     pub fn has_work(&self) -> bool {
-        !self.jobs.is_empty()
+        self.jobs.is_runnable()
     }
 
     /// Applies the effects of committed blocks, in log order.

@@ -125,6 +125,8 @@ pub(super) struct Sealing {
     pub(super) old_files: Vec<(u64, u32)>,
     /// Its chain: numbers with their bases.
     pub(super) existing: Vec<(u64, Option<u64>)>,
+    /// Checkpoints that the start did not use: older ones, and damaged ones.
+    pub(super) stale: Vec<u64>,
     pub(super) chain_len: usize,
     pub(super) full_bytes: u64,
     delta_bytes: u64,
@@ -164,6 +166,7 @@ impl Sealing {
             highest: 0,
             old_files: Vec::new(),
             existing: Vec::new(),
+            stale: Vec::new(),
             chain_len: 0,
             full_bytes: 0,
             delta_bytes: 0,
@@ -696,8 +699,9 @@ impl Shard {
 
     /// Removes segments that no checkpoint names and checkpoints that no start needs.
     fn remove_files(&mut self, segments: Vec<SegmentId>) {
-        let numbers = checkpoint::plan_retention(&self.sealing.existing);
+        let mut numbers = checkpoint::plan_retention(&self.sealing.existing);
         self.sealing.existing.retain(|(number, _)| !numbers.contains(number));
+        numbers.append(&mut self.sealing.stale);
         if segments.is_empty() && numbers.is_empty() {
             return;
         }
