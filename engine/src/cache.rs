@@ -119,6 +119,11 @@ impl BlockCache {
         block
     }
 
+    /// Blocks of at most so many bytes together are surely in the cache at once, if nobody else loads.
+    pub fn working_set_bytes(&self) -> u64 {
+        self.bytes_max as u64 / 2
+    }
+
     /// Forgets all blocks of a segment that is no more.
     pub fn remove_segment(&mut self, id: SegmentId) {
         let (bytes, newcomer_bytes) = (&mut self.bytes, &mut self.newcomer_bytes);

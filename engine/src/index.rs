@@ -59,6 +59,11 @@ impl Source<'_> {
         }
     }
 
+    /// Whether only memory holds it (class `ephemeral`): the log does not count it.
+    pub fn is_heap(&self) -> bool {
+        matches!(self, Source::Hot(frame) if frame.lsn.0 & HEAP != 0)
+    }
+
     /// Oldest and newest commit time in it.
     pub fn times(&self) -> (i64, i64) {
         match self {

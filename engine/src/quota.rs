@@ -33,6 +33,11 @@ impl Quota {
         self.topics.load(Ordering::Relaxed)
     }
 
+    /// Bytes of all shards; 0 without a cap, since then nothing is counted.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Takes a place for a topic, if there is one.
     pub fn take_topic(&self) -> bool {
         take(&self.topics, 1, self.max_topics)

@@ -24,6 +24,20 @@ pub enum Loss {
     Source = 2,
 }
 
+/// Records that are over by age while the mark that says so is still on its way to disk: readers
+/// must not see them (CF-10), but a checkpoint still describes them, since replay will meet the mark.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// Highest of them, 0 if there are none.
+    pub through: u64,
+    /// How many of those that are shown.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Answers that rest on their absence wait for this block.
+    pub block: u64,
+}
+
 /// One consistent set of a topic's numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -138,6 +152,8 @@ pub struct Topic {
     pub ordered: Totals,
     /// Numbers that readers see.
     pub shown: Totals,
+    /// What of it is over by age, though the mark is not committed.
+    pub hidden: Hidden,
     /// Seqs up to here were promised never to be reused (I-58).
     pub reserved: u64,
     /// Seqs that never belonged to a record (I-33).
@@ -177,6 +193,7 @@ impl Topic {
             config,
             ordered: Totals::default(),
             shown: Totals::default(),
+            hidden: Hidden::default(),
             reserved: 0,
             vacant: RangeSet::default(),
             deleted: RangeSet::default(),
@@ -197,7 +214,26 @@ impl Topic {
     /// Smallest live seq as readers see it, or `head + 1` (I-20): every seq above the floor is live,
     /// deleted or vacant.
     pub fn earliest(&self) -> u64 {
-        let mut seq = self.shown.floor() + 1;
+        self.first_live(self.shown.floor())
+    }
+
+    /// [`Topic::shown`] without what is over by age.
+    pub fn visible(&self) -> Totals {
+        let mut totals = self.shown;
+        let floor = &mut totals.floors[Loss::Ttl as usize];
+        *floor = (*floor).max(self.hidden.through);
+        totals.count -= self.hidden.count;
+        totals.bytes -= self.hidden.bytes;
+        totals
+    }
+
+    /// [`Topic::earliest`] without what is over by age.
+    pub fn earliest_visible(&self) -> u64 {
+        self.first_live(self.shown.floor().max(self.hidden.through))
+    }
+
+    fn first_live(&self, floor: u64) -> u64 {
+        let mut seq = floor + 1;
         while seq <= self.shown.head {
             let hole = self.deleted.covering(seq).or_else(|| self.vacant.covering(seq));
             match hole {
@@ -236,7 +272,8 @@ impl Topic {
             }
             let last = last.min(top);
             let used = top - last;
-            if used >= left {
+            // A vacancy right below the window was never lost: the floor stays below it (I-23, I-58).
+            if used > left {
                 break;
             }
             left -= used;
@@ -263,8 +300,8 @@ mod tests {
             (vec![(51, 1074)], 1074, 100, 0),
             (vec![(51, 1074)], 1075, 51, 0),
             (vec![(51, 1074)], 1075, 50, 1),
-            (vec![(51, 1074)], 1075, 1, 1074),
-            (vec![(3, 4), (7, 8)], 10, 4, 4),
+            (vec![(51, 1074)], 1075, 1, 50),
+            (vec![(3, 4), (7, 8)], 10, 4, 2),
             (vec![(3, 4), (7, 8)], 10, 5, 1),
         ] {
             let mut topic = topic();

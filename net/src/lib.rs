@@ -1,10 +1,22 @@
 //! The path of a request: bytes → HTTP → JSON spans → the owning core's shard → response bytes.
+//!
+//! Reading order: [`server`] starts the cores, `worker` is the loop of one, `conn` a connection, `service`
+//! the owner's side, `handlers` what an operation does; [`sockets`], [`mesh`] and [`timers`] are what the
+//! loop stands on; [`http`], [`json`], [`route`] and [`fault`] are pure.
 
+mod conn;
 pub mod fault;
+mod handlers;
 pub mod http;
 pub mod json;
 pub mod limits;
 pub mod mesh;
+mod message;
+mod metrics;
 pub mod route;
+pub mod server;
+mod service;
 pub mod sockets;
+mod sys;
 pub mod timers;
+mod worker;

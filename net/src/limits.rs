@@ -40,3 +40,7 @@ const _: () = assert!(CONNECTIONS_MAX <= 1 << 24 && LISTENERS_MAX <= 1 << 24);
 // A pooled buffer must not alone reach the backlog at which parsing stops.
 const _: () = assert!(OUTPUT_POOLED_BYTES_MAX < OUTPUT_BACKLOG_BYTES_MAX);
 const _: () = assert!(SEND_BYTES_MAX <= i32::MAX as usize);
+/// Operations of one core that wait for room in the log or for a delete; more are `429`.
+pub const BUSY_MAX: usize = 4096;
+/// Long-polls that wait on one core; more are `429`.
+pub const POLLS_MAX: usize = 100_000;

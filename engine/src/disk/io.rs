@@ -44,6 +44,12 @@ impl Io {
         !self.0.borrow().outgoing.is_empty()
     }
 
+    /// Whether nobody waits for a completion: jobs that have not ended have computation left.
+    pub fn is_idle(&self) -> bool {
+        let queue = self.0.borrow();
+        queue.awaited.is_empty()
+    }
+
     /// Takes a completion if a future waits for it (then [`Jobs::run`] should follow), otherwise
     /// gives it back.
     pub fn complete(&self, done: Done) -> Result<(), Done> {

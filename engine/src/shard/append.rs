@@ -99,7 +99,10 @@ impl Shard {
         }
         let ephemeral = config.class == Class::Ephemeral;
         let slot = self.create(request.topic, config, ephemeral);
-        Ok(Appended { created: true, ..self.write(slot, request, bytes, hash, None, true, now) })
+        // Nothing is stored yet, but a batch larger than a cap pushes out its own front (W-33).
+        let eviction = self.plan_eviction(self.topic(slot), request.batch.records);
+        let eviction = eviction.expect("an empty topic needs no disk");
+        Ok(Appended { created: true, ..self.write(slot, request, bytes, hash, eviction, true, now) })
     }
 
     fn append_to(
@@ -137,7 +140,7 @@ impl Shard {
                 ordered.count,
                 ordered.bytes,
                 ordered.head,
-                topic.earliest(),
+                topic.earliest_visible(),
             )
             .map_err(|no| match no {
                 // What fills the topic may still be on its way: the refusal waits for it.
@@ -187,7 +190,14 @@ impl Shard {
         let to = PieceOf { topic: id, batch_first_seq: first_seq, ts: now, key: request.key, last: true };
         let block = if class == Class::Ephemeral {
             self.write_heap(slot, request, &PieceOf { key: None, ..to });
-            control_block
+            match eviction.filter(|gone| gone.logged_count > 0) {
+                // It pushes out records that the log still holds.
+                Some(gone) => {
+                    self.log_floor(slot, gone, true, false);
+                    self.log.entry_block()
+                }
+                None => control_block,
+            }
         } else {
             let reserving = class == Class::Disk && last_seq + SEQ_RESERVE / 2 > topic.reserved;
             if reserving {
@@ -199,7 +209,7 @@ impl Shard {
                 self.log.put_entry(Kind::Reserve, &body, false, true);
             }
             if let Some(gone) = eviction {
-                self.log_floor(slot, gone, false);
+                self.log_floor(slot, gone, false, false);
             }
             self.write_log(slot, request, &to, class == Class::Fsync || reserving || created);
             self.log.entry_block()

@@ -7,7 +7,7 @@ use crate::config::Class;
 use crate::error::{EngineError, No};
 use crate::ids::Millis;
 use crate::index::Source;
-use crate::topic::Topic;
+use crate::topic::{Hidden, Topic};
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
 use std::ops::ControlFlow;
@@ -59,6 +59,11 @@ pub struct Deletion {
     ranges: Vec<(u64, u64)>,
     count: u64,
     bytes: u64,
+    /// Those that the log knows: replay counts them out again, and never saw the others.
+    logged_count: u64,
+    logged_bytes: u64,
+    /// The last of them.
+    logged_through: u64,
 }
 
 /// The outcome of a delete: the topic right after it.
@@ -106,6 +111,9 @@ impl Shard {
             ranges: Vec::new(),
             count: 0,
             bytes: 0,
+            logged_count: 0,
+            logged_bytes: 0,
+            logged_through: 0,
         })
     }
 
@@ -123,7 +131,7 @@ impl Shard {
             }
             let topic = self.topic(slot);
             let Some(source) = topic.index.at_or_after(deletion.at) else { break };
-            let (first, last) = source.range();
+            let ((first, last), heap) = (source.range(), source.is_heap());
             if first > deletion.through {
                 break;
             }
@@ -139,7 +147,7 @@ impl Shard {
                 && count == last - first + 1
                 && !topic.has_deleted_in_order(first, last);
             if whole {
-                deletion.take(first, last, count, bytes);
+                deletion.take(first, last, count, bytes, heap);
                 deletion.at = last + 1;
                 examined += 1;
                 continue;
@@ -156,11 +164,11 @@ impl Shard {
                 ControlFlow::Continue(())
             })?;
             for (seq, bytes) in found {
-                deletion.take(seq, seq, 1, bytes);
+                deletion.take(seq, seq, 1, bytes, heap);
             }
             deletion.at = to + 1;
         }
-        if self.topic(slot).config.class != Class::Ephemeral {
+        if deletion.is_logged(self.topic(slot).config.class) {
             self.may_write()?;
         }
         Ok(Some(self.delete_finish(deletion)))
@@ -186,12 +194,17 @@ impl Shard {
             topic.ordered.count -= count;
             topic.ordered.bytes -= bytes;
             topic.deleting.push_back(ranges.clone());
-            if class != Class::Ephemeral {
+            if deletion.is_logged(class) {
                 self.log_delete(deletion, &ranges, class == Class::Fsync);
                 block = self.log.entry_block();
             }
             self.quota.give_bytes(bytes);
-            block = self.enqueue(slot, id, block, Effect::Deleted { ranges, count, bytes });
+            block = self.enqueue(
+                slot,
+                id,
+                block,
+                Effect::Deleted { ranges, count, bytes, hidden: Hidden::default() },
+            );
         }
         let topic = self.topic(slot);
         // Nothing deleted: the answer still shows numbers that may rest on appends on their way.
@@ -210,16 +223,22 @@ impl Shard {
     /// Body: topic, records, bytes (both in the first entry only), then first and last of each range.
     fn log_delete(&mut self, deletion: &Deletion, ranges: &[(u64, u64)], sync: bool) {
         let mut body = std::mem::take(&mut self.scratch);
+        // Seqs of class `ephemeral` above the last logged record may be given away again after a
+        // crash: replay must not know them as deleted.
+        let class = self.topic(deletion.topic.slot).config.class;
+        let through = if class == Class::Ephemeral { deletion.logged_through } else { u64::MAX };
+        let ranges = &ranges[..ranges.partition_point(|(first, _)| *first <= through)];
         let pieces = ranges.chunks(RANGES_PER_ENTRY).count();
         for (index, piece) in ranges.chunks(RANGES_PER_ENTRY).enumerate() {
             body.clear();
-            let (count, bytes) = if index == 0 { (deletion.count, deletion.bytes) } else { (0, 0) };
+            let first = index == 0;
+            let (count, bytes) = if first { (deletion.logged_count, deletion.logged_bytes) } else { (0, 0) };
             for number in [deletion.topic.id.0, count, bytes] {
                 body.extend_from_slice(&number.to_le_bytes());
             }
             for (first, last) in piece {
                 body.extend_from_slice(&first.to_le_bytes());
-                body.extend_from_slice(&last.to_le_bytes());
+                body.extend_from_slice(&last.min(&through).to_le_bytes());
             }
             self.log.put_entry(Kind::Delete, &body, index + 1 == pieces, sync);
         }
@@ -228,9 +247,19 @@ impl Shard {
 }
 
 impl Deletion {
-    fn take(&mut self, first: u64, last: u64, count: u64, bytes: u64) {
+    /// Whether it leaves a trace in the log.
+    fn is_logged(&self, class: Class) -> bool {
+        class != Class::Ephemeral || self.logged_count > 0
+    }
+
+    fn take(&mut self, first: u64, last: u64, count: u64, bytes: u64, heap: bool) {
         self.count += count;
         self.bytes += bytes;
+        if !heap {
+            self.logged_count += count;
+            self.logged_bytes += bytes;
+            self.logged_through = last;
+        }
         match self.ranges.last_mut() {
             Some((_, end)) if *end + 1 == first => *end = last,
             _ => self.ranges.push((first, last)),

@@ -21,7 +21,7 @@ pub use export::Exported;
 pub use read::{ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
 pub use seal::JobDone;
 
-use crate::cache::{BlockCache, Files};
+use crate::cache::{BlockCache, CacheStats, Files};
 use crate::config::{Class, TopicConfig};
 use crate::disk::{Done, Io, Jobs};
 use crate::error::{EngineError, No};
@@ -30,7 +30,7 @@ use crate::ids::{Lsn, Millis, SegmentId, TopicId};
 use crate::limits::CHUNK_BYTES;
 use crate::mem::Chunk;
 use crate::quota::Quota;
-use crate::topic::{Loss, Topic, Totals};
+use crate::topic::{Hidden, Loss, Topic, Totals};
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
 use crate::wal::log::Log;
@@ -115,13 +115,17 @@ pub(crate) struct Eviction {
     count: u64,
     /// Their bytes.
     bytes: u64,
+    /// Those of them that the log knows: replay counts them out again, and never saw the others.
+    logged_count: u64,
+    /// Their bytes.
+    logged_bytes: u64,
 }
 
 /// What becomes visible when a block commits.
 enum Effect {
     Appended { last_seq: u64, count: u64, bytes: u64 },
     Evicted(Eviction),
-    Deleted { ranges: Rc<[(u64, u64)]>, count: u64, bytes: u64 },
+    Deleted { ranges: Rc<[(u64, u64)]>, count: u64, bytes: u64, hidden: Hidden },
 }
 
 struct Pending {
@@ -310,15 +314,25 @@ impl Shard {
                 return;
             }
             Effect::Evicted(gone) => {
+                if gone.seq <= topic.hidden.through {
+                    topic.hidden.count -= gone.count;
+                    topic.hidden.bytes -= gone.bytes;
+                }
                 let floor = &mut topic.shown.floors[gone.loss as usize];
                 *floor = (*floor).max(gone.seq);
                 topic.shown.count -= gone.count;
                 topic.shown.bytes -= gone.bytes;
                 let floor = topic.shown.floor();
+                if topic.hidden.through <= floor {
+                    assert_eq!((topic.hidden.count, topic.hidden.bytes), (0, 0), "hidden twice or never");
+                    topic.hidden = Hidden::default();
+                }
                 topic.deleted.prune_through(floor);
                 topic.vacant.prune_through(floor);
             }
-            Effect::Deleted { ranges, count, bytes } => {
+            Effect::Deleted { ranges, count, bytes, hidden } => {
+                topic.hidden.count -= hidden.count;
+                topic.hidden.bytes -= hidden.bytes;
                 for (first, last) in ranges.iter() {
                     topic.deleted.insert(*first, *last);
                 }
@@ -390,7 +404,15 @@ impl Shard {
                 return Err(No::Refused(error, Wait(topic.control_block)));
             }
             if topic.config == config {
-                return Ok((false, Wait(topic.control_block))); // TP-3
+                // It changes nothing (TP-3), but like any control operation it is a barrier: what was
+                // acknowledged before must be safe when it is (I-56).
+                let control_block = topic.control_block;
+                if self.log.is_durable(self.log.entry_block()) {
+                    return Ok((false, Wait(control_block)));
+                }
+                self.may_write()?;
+                self.put_topic_entry(slot, true);
+                return Ok((false, Wait(self.log.entry_block())));
             }
         }
         self.may_write()?;
@@ -413,7 +435,8 @@ impl Shard {
         };
         self.put_topic_entry(slot, plan.is_none());
         if let Some(gone) = plan {
-            self.log_floor(slot, gone, true);
+            // The batch ends here: it is durable when this entry's block is.
+            self.log_floor(slot, gone, true, true);
         }
         let block = self.log.entry_block();
         self.topic_mut(slot).control_block = block;
@@ -497,14 +520,14 @@ impl Shard {
     }
 
     /// Logs an eviction. Body: topic, loss, floor, count, bytes.
-    fn log_floor(&mut self, slot: u32, gone: Eviction, last: bool) {
+    fn log_floor(&mut self, slot: u32, gone: Eviction, last: bool, sync: bool) {
         let id = self.topic(slot).id;
         let mut body = [0; 40];
-        for (at, number) in [id.0, gone.loss as u64, gone.seq, gone.count, gone.bytes].into_iter().enumerate()
-        {
+        let numbers = [id.0, gone.loss as u64, gone.seq, gone.logged_count, gone.logged_bytes];
+        for (at, number) in numbers.into_iter().enumerate() {
             body[at * 8..at * 8 + 8].copy_from_slice(&number.to_le_bytes());
         }
-        self.log.put_entry(Kind::Floor, &body, last, false);
+        self.log.put_entry(Kind::Floor, &body, last, sync);
     }
 
     /// Counts an eviction in, to be shown when `block` commits.
@@ -523,20 +546,27 @@ impl Shard {
     /// any answer that shows it (I-24). Returns what such an answer waits for.
     fn expire(&mut self, slot: u32, now: Millis) -> Result<Wait, No> {
         let topic = self.topic(slot);
+        let control = Wait(topic.control_block).max(Wait(topic.hidden.block));
         if topic.config.ttl_ms == 0 {
-            return Ok(Wait::default());
+            return Ok(control);
         }
-        let Some(gone) = self.plan_expiry(topic, now)? else {
-            return Ok(Wait(topic.control_block));
+        let (gone, rest) = self.plan_expiry(topic, now);
+        let Some(gone) = gone else {
+            return rest.map(|()| control);
         };
-        // A halted log takes no mark; the records are over all the same. Topics of class `ephemeral`
-        // have no frames.
+        let hidden = self.plan_hiding(slot, gone.seq)?;
+        // A halted log takes no mark; the records are over all the same. What only memory holds needs
+        // none.
         let mut block = topic.control_block;
-        if topic.config.class != Class::Ephemeral && self.log.failed().is_none() {
-            self.log_floor(slot, gone, true);
+        let logged = topic.config.class != Class::Ephemeral || gone.logged_count > 0;
+        let halted = self.log.failed().is_some();
+        if logged && !halted {
+            self.log_floor(slot, gone, true, false);
             block = self.log.entry_block();
         }
-        Ok(Wait(self.order_eviction(slot, gone, block)))
+        let block = self.order_eviction(slot, gone, block);
+        self.hide(slot, gone.seq, hidden, if halted { control.0 } else { block });
+        rest.map(|()| if halted { control } else { Wait(block).max(control) })
     }
 
     /// Deletes a topic (§3.4). `None`: there was none.
@@ -657,6 +687,16 @@ impl Shard {
         gauges
     }
 
+    /// Shows up to `limit` topics in name order, as they are.
+    pub fn visit_topics(&self, limit: usize, mut visit: impl FnMut(TopicView<'_>)) {
+        self.sorted.values().take(limit).for_each(|slot| visit(view(self.topic(*slot))));
+    }
+
+    /// Hits and misses of the block cache.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.borrow().stats()
+    }
+
     /// The segments that this shard's topics need, for clearing the pool at start.
     pub fn segments_in_use(&self) -> impl Iterator<Item = SegmentId> + '_ {
         self.sealing.segments.keys().copied()
@@ -686,8 +726,8 @@ fn view(topic: &Topic) -> TopicView<'_> {
     TopicView {
         name: &topic.name,
         config: &topic.config,
-        totals: topic.shown,
-        earliest: topic.earliest(),
+        totals: topic.visible(),
+        earliest: topic.earliest_visible(),
         last_write_ts: topic.last_write_ts,
         last_read_ts: topic.last_read_ts,
         last_consumed_ts: topic.last_consumed_ts,

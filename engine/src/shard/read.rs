@@ -15,7 +15,7 @@ const EXAMINED_MAX: u64 = 65_536;
 const READAHEAD_BLOCKS: usize = 4;
 
 /// A read, its numbers already clamped (§5).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ReadRequest<'a> {
     /// Deliver seqs above this.
     pub from_seq: u64,
@@ -23,8 +23,8 @@ pub struct ReadRequest<'a> {
     pub limit: u32,
     /// Bytes (J-23) delivered at most, but always one record (D-6).
     pub max_bytes: u64,
-    /// Records of these nodes are passed over (D-7).
-    pub nodes: &'a [Vec<u8>],
+    /// Tells nodes whose records are passed over (D-7); `None` passes over none.
+    pub skip_node: Option<&'a dyn Fn(&[u8]) -> bool>,
 }
 
 /// Why records are missing (D-14, D-15).
@@ -112,22 +112,24 @@ impl Shard {
         mut visit: impl FnMut(&Record<'_>),
     ) -> Result<ReadOutcome, No> {
         let topic = self.topic(slot);
-        let (head, floor) = (topic.shown.head, topic.shown.floor());
+        let visible = topic.visible();
+        let (head, floor) = (visible.head, visible.floor());
         let tombstone = tombstone(topic, request.from_seq);
         let cursor = if request.from_seq > head { 0 } else { request.from_seq };
         let start = cursor.max(floor);
-        let nodes: &[Vec<u8>] = if topic.config.dedupe_node { request.nodes } else { &[] };
+        let skip_node = request.skip_node.filter(|_| topic.config.dedupe_node);
         let mut out = ReadOutcome {
             topic: TopicRef { slot, id: topic.id },
             next_from_seq: start,
             head_seq: head,
-            earliest_seq: topic.earliest(),
+            earliest_seq: topic.earliest_visible(),
             delivered: 0,
             examined: 0,
             tombstone,
             wait: Wait::default(),
         };
         let mut bytes = 0;
+        let mut sealed_bytes = 0;
         let mut at = start + 1;
         'sources: while at <= head {
             if let Some((_, last)) = topic.deleted.covering(at) {
@@ -147,7 +149,7 @@ impl Shard {
                     let entry = topic.index.entry(frame, &self.log.chunks);
                     for record in entry.records_from(at) {
                         let record = record.expect("entries in memory are sound");
-                        match offer(topic, &record, request, nodes, &mut out, &mut bytes) {
+                        match offer(topic, &record, request, skip_node, &mut out, &mut bytes) {
                             Offer::Deliver => visit(&record),
                             Offer::Pass => {}
                             Offer::Stop => break 'sources,
@@ -161,7 +163,14 @@ impl Shard {
                 }
                 Source::Sealed(block) => {
                     let found = self.cache.borrow_mut().get(&block.key());
+                    sealed_bytes += u64::from(block.meta.bytes);
                     let Some(found) = found else {
+                        // What was passed may have to leave the cache for what comes: then the reader
+                        // gets what there is and comes back, or it would load in circles.
+                        let crowded = sealed_bytes > self.cache.borrow().working_set_bytes();
+                        if crowded && out.next_from_seq > start {
+                            break 'sources;
+                        }
                         return Err(No::Load(self.wanted_blocks(topic, at, &out, request, bytes)));
                     };
                     cached = found;
@@ -172,7 +181,7 @@ impl Shard {
             };
             for record in records {
                 let record = record?;
-                match offer(topic, &record, request, nodes, &mut out, &mut bytes) {
+                match offer(topic, &record, request, skip_node, &mut out, &mut bytes) {
                     Offer::Deliver => visit(&record),
                     Offer::Pass => {}
                     Offer::Stop => break 'sources,
@@ -200,6 +209,7 @@ impl Shard {
         let mut bytes = request.max_bytes.saturating_sub(bytes);
         let mut beyond = READAHEAD_BLOCKS;
         let mut cache = self.cache.borrow_mut();
+        let mut room = cache.working_set_bytes();
         let mut wanted = Vec::new();
         for block in topic.index.sealed_from(at) {
             if records == 0 || bytes == 0 {
@@ -208,6 +218,10 @@ impl Shard {
                 }
                 beyond -= 1;
             }
+            if !wanted.is_empty() && u64::from(block.meta.bytes) > room {
+                break;
+            }
+            room = room.saturating_sub(u64::from(block.meta.bytes));
             if wanted.is_empty() || cache.get(&block.key()).is_none() {
                 wanted.push(block.clone());
             }
@@ -231,7 +245,7 @@ fn offer(
     topic: &Topic,
     record: &Record<'_>,
     request: &ReadRequest<'_>,
-    nodes: &[Vec<u8>],
+    skip_node: Option<&dyn Fn(&[u8]) -> bool>,
     out: &mut ReadOutcome,
     bytes: &mut u64,
 ) -> Offer {
@@ -243,7 +257,7 @@ fn offer(
         out.next_from_seq = record.seq;
         return Offer::Pass;
     }
-    if !nodes.is_empty() && record.node.is_some_and(|node| nodes.iter().any(|other| other == node)) {
+    if skip_node.is_some_and(|skip| record.node.is_some_and(skip)) {
         out.examined += 1;
         out.next_from_seq = record.seq;
         return Offer::Pass;
@@ -262,14 +276,14 @@ fn offer(
 
 /// D-12…D-16.
 fn tombstone(topic: &Topic, from_seq: u64) -> Option<Tombstone> {
-    let shown = &topic.shown;
+    let shown = &topic.visible();
     let head_seq = shown.head;
     if from_seq > head_seq {
         return Some(Tombstone {
             gap_from: 1,
             gap_to: head_seq,
             reason: TombstoneReason::Recreated,
-            earliest_seq: topic.earliest(),
+            earliest_seq: topic.earliest_visible(),
             head_seq,
         });
     }

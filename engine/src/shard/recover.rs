@@ -22,7 +22,7 @@ use crate::disk::{Io, Jobs, OpenMode};
 use crate::error::{DiskError, FormatError};
 use crate::ids::{Lsn, Millis, TopicId};
 use crate::index::SealedBlock;
-use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
+use crate::limits::{BLOCK_BYTES, CHUNK_BYTES, RECORD_BYTES_MAX};
 use crate::mem::{AlignedBuf, Chunk};
 use crate::quota::Quota;
 use crate::topic::{Loss, Remembered, Topic};
@@ -38,6 +38,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// The largest block fits half the cache: with less, a read would never find what it loaded.
+const CACHE_BYTES_MIN: usize = 4 * RECORD_BYTES_MAX;
 /// Segment files a shard keeps open.
 const OPEN_FILES_MAX: usize = 512;
 
@@ -132,6 +134,8 @@ pub async fn recover(
     };
     let mut replay = Replay::new(settings.clone(), loaded, start.lsn)?;
     let tail = scan(io, &settings, &survey, start, &mut replay, &mut report, &mut progress).await?;
+    // Log files whose making was cut off are used again: their names must be durable by then.
+    io.sync_dir(&dir).await.map_err(|error| RecoverError::Disk { path: dir.clone(), error })?;
     let shard = replay.finish(io, settings, quota, &survey, start, tail, now)?;
     Ok((shard, report))
 }
@@ -232,7 +236,10 @@ async fn scan(
 ) -> Result<Tail, RecoverError> {
     let file_bytes = settings.file_bytes;
     let mut number = start.lsn.0 / file_bytes;
-    let mut tail = Tail { next_block: start.block, prev_crc: 0, last_file: number.saturating_sub(1) };
+    // A start in the middle of a file has blocks before it: that file must not be begun again.
+    let in_first_chunk = start.lsn.0 % file_bytes < CHUNK_BYTES as u64;
+    let last_file = if in_first_chunk { number.saturating_sub(1) } else { number };
+    let mut tail = Tail { next_block: start.block, prev_crc: 0, last_file };
     let mut at = start.lsn.0;
     let mut chain_known = false;
     let mut epoch = None;
@@ -254,6 +261,9 @@ async fn scan(
                 )));
             }
             replay.end_epoch();
+            // A run that started behind a checkpoint may not have seen the block before its first: what
+            // it chained to stands in its file header.
+            tail.prev_crc = header.prev_crc;
         }
         epoch = Some(header.epoch);
         let path = files::path(&settings.dir(), found.slot);
@@ -309,12 +319,16 @@ async fn scan(
             });
             if !cut_before {
                 let torn = look_ahead(io, settings, survey, number, place, &tail, start, replay).await;
-                io.close(file).await;
                 report.notes.extend(torn?);
+                io.sync(file).await.map_err(disk)?;
+                io.close(file).await;
                 break;
             }
             chain_known = true;
         }
+        // A killed process leaves blocks that were written and never synced. The next run counts them
+        // as durable and writes after them, so they must be.
+        io.sync(file).await.map_err(disk)?;
         io.close(file).await;
         number += 1;
         at = number * file_bytes;
@@ -496,6 +510,8 @@ struct Replay {
     changed: Vec<TopicId>,
     dropped: Vec<TopicId>,
     next_topic: u64,
+    /// Ids below were given away when the checkpoint was described.
+    described_topics: u64,
     described: u64,
 }
 
@@ -532,6 +548,7 @@ impl Replay {
         Ok(Replay {
             topics,
             next_topic: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
+            described_topics: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
             described: loaded.as_ref().map_or(0, |loaded| loaded.head.described_block),
             loaded,
             keys: Vec::new(),
@@ -620,7 +637,7 @@ impl Replay {
                     let (seq, count, bytes) = (u64_at(body, 16)?, u64_at(body, 24)?, u64_at(body, 32)?);
                     Entry::Floor {
                         topic: TopicId(u64_at(body, 0)?),
-                        gone: Eviction { loss, seq, count, bytes },
+                        gone: Eviction { loss, seq, count, bytes, logged_count: count, logged_bytes: bytes },
                     }
                 }
             };
@@ -640,6 +657,11 @@ impl Replay {
         for entry in &batch {
             match entry {
                 Entry::Topic { id, head, name, config } if !described => {
+                    // Known to the checkpoint and not in it: dropped, and the checkpoint knew before
+                    // the drop was committed. Its id never comes back.
+                    if (id.0 & u64::from(u32::MAX)) < self.described_topics && !self.topics.contains_key(id) {
+                        continue;
+                    }
                     self.next_topic = self.next_topic.max((id.0 & u64::from(u32::MAX)) + 1);
                     let topic = self
                         .topics
@@ -759,9 +781,9 @@ impl Replay {
             in_flight_max: settings.commits_in_flight,
         };
         let open_chunk = file_number * settings.file_bytes / CHUNK_BYTES as u64;
-        // A file was there for the next blocks, and none was found in it: it is used anew.
+        // The file where the log ended may hold no block yet: then it is made anew.
+        self.chunks.truncate(open_chunk);
         self.chunk_blocks.retain(|(chunk, _)| *chunk < open_chunk);
-        self.chunks.release_from(open_chunk);
         let mut log = Log::new(io.clone(), log_start, self.chunks);
         log.set_recovered_chunks(std::mem::take(&mut self.chunk_blocks));
         let mut sealing = Sealing::new(start.lsn);
@@ -797,7 +819,7 @@ impl Replay {
             io: io.clone(),
             quota: quota.clone(),
             log,
-            cache: RefCell::new(BlockCache::new(settings.cache_bytes as usize)),
+            cache: RefCell::new(BlockCache::new((settings.cache_bytes as usize).max(CACHE_BYTES_MIN))),
             files: Files::new(OPEN_FILES_MAX),
             jobs: Jobs::default(),
             names: AHashMap::new(),
@@ -819,6 +841,14 @@ impl Replay {
             outcomes: Vec::new(),
             settings,
         };
+        // All blocks are counted before the first is let go: a pack is shared by several topics.
+        for block in self.topics.values().flat_map(|topic| topic.index.sealed()) {
+            let known = shard.sealing.segments.get_mut(&block.segment);
+            known.expect("runs lie in known segments").live_blocks += 1;
+        }
+        let unused = shard.sealing.segments.iter().filter(|(_, info)| info.live_blocks == 0);
+        let unused: Vec<_> = unused.map(|(id, _)| *id).collect();
+        unused.into_iter().for_each(|id| shard.sealing.mark_removable(id));
         let mut bytes = 0;
         for (_, mut topic) in std::mem::take(&mut self.topics) {
             // Seqs promised and not found stay vacant for ever (I-58), unless the stop was clean.
@@ -835,26 +865,12 @@ impl Replay {
             topic.vacant.prune_through(floor);
             topic.ordered = topic.shown;
             let sealing = &mut shard.sealing;
-            for block in topic.index.sealed() {
-                let known = sealing.segments.get_mut(&block.segment);
-                known.expect("runs lie in known segments").live_blocks += 1;
-            }
             let dead = topic.earliest() - 1;
             topic.index.drop_through(dead, |block| sealing.release(block.segment));
             bytes += topic.ordered.bytes;
             shard.insert(topic);
         }
         quota.add_recovered(shard.topic_count() as u64, bytes);
-        let empty: Vec<_> = shard
-            .sealing
-            .segments
-            .iter()
-            .filter(|(_, info)| info.live_blocks == 0)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in empty {
-            shard.sealing.mark_removable(id);
-        }
         for (chunk, id) in self.touched {
             if let Some(slot) = shard.by_id.get(&id) {
                 shard.sealing.touched.push_back((chunk, TopicRef { slot: *slot, id }));

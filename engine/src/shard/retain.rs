@@ -2,14 +2,21 @@
 //! written. Evictions are by prefix (I-32) and travel as floor marks in the log, so that replay never
 //! re-derives them from a configuration that may have changed since (I-24).
 
-use super::{Eviction, Shard};
-use crate::config::Discard;
+use super::{Effect, Eviction, Shard};
+use crate::config::{Class, Discard};
 use crate::error::No;
 use crate::event::{Record, RecordSpan};
 use crate::ids::Millis;
 use crate::index::{SealedBlock, Source};
 use crate::topic::{Loss, Topic, is_within};
 use std::ops::ControlFlow;
+
+/// See [`Shard::plan_hiding`].
+#[derive(Default)]
+pub(super) struct Hiding {
+    /// For each delete on its way: records and bytes of it that expired.
+    deletes: Vec<(u64, u64)>,
+}
 
 impl Shard {
     /// Calls `visit` for every record of `from..=to` in seq order, deleted ones included.
@@ -79,7 +86,7 @@ impl Shard {
         if topic.delete_at_work {
             return Err(No::Busy);
         }
-        let mut gone = Eviction { loss: Loss::Cap, seq: floor, count: 0, bytes: 0 };
+        let mut gone = Eviction::none(Loss::Cap, floor);
         self.evict_stored(topic, window, excess, &mut gone)?;
         // A batch larger than the cap pushes out its own front (W-33, CF-12).
         for (index, span) in spans.iter().enumerate() {
@@ -87,7 +94,7 @@ impl Shard {
             if seq > window && gone.bytes >= excess {
                 break;
             }
-            gone.take(seq, 1, span.counted_bytes());
+            gone.take(seq, 1, span.counted_bytes(), config.class == Class::Ephemeral);
         }
         gone.seq = gone.seq.max(window);
         Ok((gone.seq > floor).then_some(gone))
@@ -100,7 +107,7 @@ impl Shard {
         let mut at = gone.seq + 1;
         while at <= head && (at <= window || gone.bytes < excess) {
             let Some(source) = topic.index.at_or_after(at) else { break };
-            let (first, last) = source.range();
+            let ((first, last), heap) = (source.range(), source.is_heap());
             if first > window && gone.bytes >= excess {
                 break;
             }
@@ -109,14 +116,14 @@ impl Shard {
                 && (last <= window || gone.bytes + bytes <= excess)
                 && !topic.has_deleted_in_order(first, last);
             if whole {
-                gone.take(last, count, bytes);
+                gone.take(last, count, bytes, heap);
             } else {
                 self.walk(topic, at, last, |record| {
                     if record.seq > window && gone.bytes >= excess {
                         return ControlFlow::Break(());
                     }
                     if !topic.is_deleted_in_order(record.seq) {
-                        gone.take(record.seq, 1, record.counted_bytes());
+                        gone.take(record.seq, 1, record.counted_bytes(), heap);
                     }
                     ControlFlow::Continue(())
                 })?;
@@ -130,47 +137,108 @@ impl Shard {
     }
 
     /// What has outlived `ttl_ms` by now (CF-10), or `None`. Only shown records can have.
-    pub(super) fn plan_expiry(&self, topic: &Topic, now: Millis) -> Result<Option<Eviction>, No> {
+    ///
+    /// With it comes what stands in the way of the rest, if anything: what is over so far goes at once,
+    /// so that an expiry over many blocks advances, however few of them fit the cache.
+    pub(super) fn plan_expiry(&self, topic: &Topic, now: Millis) -> (Option<Eviction>, Result<(), No>) {
         let ttl_ms = topic.config.ttl_ms;
         if ttl_ms == 0 {
-            return Ok(None);
+            return (None, Ok(()));
         }
+        let mut rest = Ok(());
         let floor = topic.ordered.floor();
-        let mut gone = Eviction { loss: Loss::Ttl, seq: floor, count: 0, bytes: 0 };
+        let mut gone = Eviction::none(Loss::Ttl, floor);
         let mut at = floor + 1;
         while at <= topic.shown.head {
             let Some(source) = topic.index.at_or_after(at) else { break };
-            let (first, last) = source.range();
+            let ((first, last), heap) = (source.range(), source.is_heap());
             let (oldest, newest) = source.times();
             if is_within(oldest, now, ttl_ms) || last > topic.shown.head {
                 break;
             }
             if topic.delete_at_work {
-                return Err(No::Busy);
+                rest = Err(No::Busy);
+                break;
             }
             let all = !is_within(newest, now, ttl_ms);
             if all && first >= at && !topic.has_deleted_in_order(first, last) {
                 let (count, bytes) = source.tally();
-                gone.take(last, count, bytes);
+                gone.take(last, count, bytes, heap);
             } else {
                 let mut stopped = false;
-                self.walk(topic, at, last, |record| {
+                rest = self.walk(topic, at, last, |record| {
                     if is_within(record.ts, now, ttl_ms) {
                         stopped = true;
                         return ControlFlow::Break(());
                     }
                     if !topic.is_deleted_in_order(record.seq) {
-                        gone.take(record.seq, 1, record.counted_bytes());
+                        gone.take(record.seq, 1, record.counted_bytes(), heap);
                     }
                     ControlFlow::Continue(())
-                })?;
-                if stopped {
+                });
+                if stopped || rest.is_err() {
                     break;
                 }
             }
             at = last + 1;
         }
-        Ok((gone.seq > floor).then_some(gone))
+        ((gone.seq > floor).then_some(gone), rest)
+    }
+
+    /// Works out what [`Shard::hide`] will hide: every shown record above what is hidden already and
+    /// up to `through`, in all and for each delete of the topic that is still on its way.
+    pub(super) fn plan_hiding(&self, slot: u32, through: u64) -> Result<Hiding, No> {
+        let topic = self.topic(slot);
+        let mut hiding = Hiding::default();
+        if topic.pending_effects == 0 {
+            return Ok(hiding); // the eviction will be shown at once, or is the only thing under way
+        }
+        let from = topic.shown.floor().max(topic.hidden.through) + 1;
+        for pending in self.effects.iter().filter(|pending| pending.id == topic.id) {
+            let Effect::Deleted { ranges, .. } = &pending.effect else { continue };
+            let mut part = (0, 0);
+            for (first, last) in ranges.iter().filter(|(first, last)| *first <= through && *last >= from) {
+                self.walk(topic, from.max(*first), through.min(*last), |record| {
+                    part = (part.0 + 1, part.1 + record.counted_bytes());
+                    ControlFlow::Continue(())
+                })?;
+            }
+            hiding.deletes.push(part);
+        }
+        Ok(hiding)
+    }
+
+    /// Takes expired records out of every reader's sight before their mark is committed.
+    pub(super) fn hide(&mut self, slot: u32, through: u64, hiding: Hiding, block: u64) {
+        let topic = self.topics[slot as usize].as_mut().expect("a used slot");
+        if topic.shown.floor() >= through {
+            return; // shown already
+        }
+        // Of what is on its way, evictions lie wholly below; deletes as far as was worked out.
+        let (mut count, mut bytes) = (0, 0);
+        let mut deletes = hiding.deletes.iter();
+        for pending in self.effects.iter_mut().filter(|pending| pending.id == topic.id) {
+            match &mut pending.effect {
+                Effect::Appended { .. } => {}
+                Effect::Evicted(gone) => {
+                    if gone.seq > topic.hidden.through {
+                        count += gone.count;
+                        bytes += gone.bytes;
+                    }
+                }
+                Effect::Deleted { hidden, .. } => {
+                    let (more, more_bytes) = deletes.next().copied().unwrap_or_default();
+                    hidden.count += more;
+                    hidden.bytes += more_bytes;
+                    count += more;
+                    bytes += more_bytes;
+                }
+            }
+        }
+        topic.hidden.through = through;
+        topic.hidden.count += count;
+        topic.hidden.bytes += bytes;
+        topic.hidden.block = block;
     }
 
     pub(super) fn unreadable(&self, block: &SealedBlock, why: &str) -> No {
@@ -183,9 +251,17 @@ impl Shard {
 }
 
 impl Eviction {
-    fn take(&mut self, seq: u64, count: u64, bytes: u64) {
+    fn none(loss: Loss, floor: u64) -> Eviction {
+        Eviction { loss, seq: floor, count: 0, bytes: 0, logged_count: 0, logged_bytes: 0 }
+    }
+
+    fn take(&mut self, seq: u64, count: u64, bytes: u64, heap: bool) {
         self.seq = seq;
         self.count += count;
         self.bytes += bytes;
+        if !heap {
+            self.logged_count += count;
+            self.logged_bytes += bytes;
+        }
     }
 }

@@ -234,6 +234,9 @@ impl Shard {
             }
             return;
         }
+        if self.sealing.stopping > 1 {
+            return; // nothing may follow the clean checkpoint in the log
+        }
         if let Some(upto) = self.due(now) {
             self.seal(upto);
         }
@@ -460,7 +463,13 @@ impl Shard {
         }
         // Files that other shards may need are left to the next start, which sees what all need.
         removed.retain(|id| self.sealing.segments.remove(id).is_some_and(|info| !info.shared));
+        let described = self.log.committed();
         for (topic, key_hash, outcome) in std::mem::take(&mut self.sealing.new_keys) {
+            if outcome.block > described {
+                // Its batch may still be lost, and then the key must be unknown (I-72).
+                self.sealing.new_keys.push((topic, key_hash, outcome));
+                continue;
+            }
             let Some(slot) = self.by_id.get(&topic) else { continue };
             if is_within(outcome.ts, now, self.topic(*slot).config.idempotency_window_ms) {
                 let Remembered { first_seq, count, ts, .. } = outcome;
@@ -719,11 +728,15 @@ impl Shard {
                     Ok(lease) => lease,
                     Err(error) => {
                         let text = format!("{}: {error}", segment::path(block.segment));
-                        return JobDone::Loaded { id, result: Err(text) };
+                        let result = if loaded.is_empty() { Err(text) } else { Ok(loaded) };
+                        return JobDone::Loaded { id, result };
                     }
                 };
                 match segment::read_block(&io, lease.file(), block.segment, block.topic, &block.meta).await {
                     Ok(found) => loaded.push((block.key(), found)),
+                    // Only the first block is needed for sure. The others are read ahead, and one that
+                    // is damaged must not keep a reader from those before it (I-98).
+                    Err(_) if !loaded.is_empty() => break,
                     Err(error) => return JobDone::Loaded { id, result: Err(error.to_string()) },
                 }
             }

@@ -88,6 +88,11 @@ impl Chunks {
         }
     }
 
+    /// Gives up chunks from `number` on, in which recovery found nothing.
+    pub fn truncate(&mut self, number: u64) {
+        self.list.truncate(number.saturating_sub(self.base) as usize);
+    }
+
     /// Chunks made since the last call, to be registered with the ring.
     pub fn take_fresh(&mut self) -> Vec<Chunk> {
         std::mem::take(&mut self.fresh)
@@ -102,14 +107,6 @@ impl Chunks {
             };
             self.leaving.extend(chunk);
             self.base += 1;
-        }
-        self.collect();
-    }
-
-    /// Takes back chunks from `number` on, of which nothing is used.
-    pub fn release_from(&mut self, number: u64) {
-        while self.end() > number.max(self.base) {
-            self.leaving.extend(self.list.pop_back().expect("the end is above the base"));
         }
         self.collect();
     }

@@ -47,11 +47,17 @@ impl Persist {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a response without its length never ends"]
 pub struct Mark {
+    start: usize,
     length_end: usize,
     body_start: usize,
 }
 
 impl Mark {
+    /// Where the response starts in the output buffer: truncated to here, it was never begun.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
     /// Where the body starts in the output buffer.
     pub fn body_start(&self) -> usize {
         self.body_start
@@ -115,6 +121,7 @@ fn begin_with(
     persist: Persist,
     more_headers: impl FnOnce(&mut Vec<u8>),
 ) -> Mark {
+    let start = out.len();
     push_status(out, status);
     push_header(out, "Content-Type", media);
     out.extend_from_slice(b"Content-Length: ");
@@ -124,7 +131,7 @@ fn begin_with(
     push_shared(out, date, persist);
     more_headers(out);
     out.extend_from_slice(b"\r\n");
-    Mark { length_end, body_start: out.len() }
+    Mark { start, length_end, body_start: out.len() }
 }
 
 fn push_header(out: &mut Vec<u8>, name: &str, value: &str) {

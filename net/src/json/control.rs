@@ -4,6 +4,7 @@
 //! Walked by hand with `reader`: a `diff` is as frequent as a read, and has a handful of members.
 
 use runelog_engine::limits::{DIFF_BYTES_MAX, DIFF_RECORDS_MAX};
+pub use runelog_engine::shard::{DeleteRequest, TagMatch};
 
 use super::fault::{BodyError, Fault, Why};
 use super::reader::{Reader, Seen};
@@ -70,40 +71,11 @@ impl NodeSet {
     }
 }
 
-/// The body of a delete; at least one selector is given (X-1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeleteRequest {
-    /// Selects `$seq` below it.
-    pub before_seq: Option<u64>,
-    /// Selects by tag; both selectors together must both hold.
-    pub matcher: Option<TagMatch>,
-}
-
-/// A tag predicate (§6). Never matches a record without tag (X-3).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TagMatch {
-    /// The tag is this.
-    Eq(Vec<u8>),
-    /// The tag starts with this.
-    Prefix(Vec<u8>),
-}
-
-impl TagMatch {
-    /// Whether a record with `tag` is selected.
-    pub fn matches(&self, tag: Option<&[u8]>) -> bool {
-        match (self, tag) {
-            (_, None) => false,
-            (TagMatch::Eq(wanted), Some(tag)) => tag == wanted,
-            (TagMatch::Prefix(prefix), Some(tag)) => tag.starts_with(prefix),
-        }
-    }
-
-    /// The short form: a trailing `*` makes a prefix, everything else is literal.
-    fn short(mut pattern: Vec<u8>) -> TagMatch {
-        match pattern.pop_if(|last| *last == b'*') {
-            Some(_) => TagMatch::Prefix(pattern),
-            None => TagMatch::Eq(pattern),
-        }
+/// The short form: a trailing `*` makes a prefix, everything else is literal.
+fn short(mut pattern: Vec<u8>) -> TagMatch {
+    match pattern.pop_if(|last| *last == b'*') {
+        Some(_) => TagMatch::Prefix(pattern),
+        None => TagMatch::Eq(pattern),
     }
 }
 
@@ -214,7 +186,7 @@ fn tag_match(reader: &mut Reader<'_>) -> Result<TagMatch, Fault> {
     let wrong = Fault::new(reader.at(), FORMS);
     if reader.peek() == b'"' {
         let text = reader.string()?;
-        return Ok(TagMatch::short(reader.owned(text)));
+        return Ok(short(reader.owned(text)));
     }
     if reader.peek() != b'[' {
         reader.skip()?;
@@ -234,7 +206,7 @@ fn tag_match(reader: &mut Reader<'_>) -> Result<TagMatch, Fault> {
     let [field, operator, pattern] = parts;
     match (count, field.as_slice(), operator.as_slice()) {
         (3, b"tag", b"Eq") => Ok(TagMatch::Eq(pattern)),
-        (3, b"tag", b"Glob") => match TagMatch::short(pattern) {
+        (3, b"tag", b"Glob") => match short(pattern) {
             prefix @ TagMatch::Prefix(_) => Ok(prefix),
             TagMatch::Eq(_) => Err(wrong),
         },

@@ -1,0 +1,683 @@
+//! A plain model of topics, driven beside a shard: every operation goes to both and the answers are
+//! compared; after a crash, what is there must be what some prefix of the history left, and at least
+//! what was acknowledged by the class of each operation (I-50…I-58).
+
+use super::{Ask, Outcome, Rec, Rig, Seen, Shown, Stop};
+use runelog_engine::config::{Class, Discard, TopicConfig};
+use runelog_engine::disk::sim::Crash;
+use runelog_engine::error::EngineError;
+use runelog_engine::shard::{ReadRequest, TagMatch, Tombstone, TombstoneReason};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+#[derive(Debug)]
+pub struct Stored {
+    pub rec: Rec,
+    pub ts: i64,
+    /// Accepted under class `ephemeral`: not there after a restart.
+    pub heap: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Topic {
+    pub instance: u64,
+    pub config: TopicConfig,
+    pub head: u64,
+    /// By cap, by age.
+    pub floors: [u64; 2],
+    pub live: BTreeMap<u64, Rc<Stored>>,
+    pub vacant: Vec<(u64, u64)>,
+    /// First seq, count, time.
+    pub keys: BTreeMap<Vec<u8>, (u64, u32, i64)>,
+    /// The head as far as the log knows it.
+    pub logged_head: u64,
+    /// Something happened under class `ephemeral`.
+    pub heap_seen: bool,
+}
+
+impl Topic {
+    fn new(instance: u64, config: TopicConfig) -> Topic {
+        Topic {
+            instance,
+            config,
+            head: 0,
+            floors: [0; 2],
+            live: BTreeMap::new(),
+            vacant: Vec::new(),
+            keys: BTreeMap::new(),
+            logged_head: 0,
+            heap_seen: false,
+        }
+    }
+
+    pub fn floor(&self) -> u64 {
+        self.floors[0].max(self.floors[1])
+    }
+
+    pub fn earliest(&self) -> u64 {
+        self.live.keys().next().copied().unwrap_or(self.head + 1)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.live.values().map(|stored| stored.rec.bytes()).sum()
+    }
+
+    pub fn count(&self) -> u64 {
+        self.live.len() as u64
+    }
+
+    /// CF-10: strictly older than the limit, oldest first (I-32).
+    fn expire(&mut self, now: i64) {
+        let ttl = self.config.ttl_ms;
+        while let Some((seq, stored)) = self.live.first_key_value() {
+            if ttl == 0 || (now - stored.ts) as u64 <= ttl {
+                break;
+            }
+            self.floors[1] = self.floors[1].max(*seq);
+            self.live.pop_first();
+        }
+    }
+
+    /// CF-11, CF-12.
+    fn evict(&mut self) {
+        let config = &self.config;
+        if config.discard == Discard::Reject {
+            return;
+        }
+        let window = match config.cap_records {
+            0 => 0,
+            cap => self.window(cap),
+        };
+        let (mut bytes, mut gone) = (self.bytes(), window);
+        while let Some((seq, stored)) = self.live.first_key_value() {
+            if *seq > window && (config.cap_bytes == 0 || bytes <= config.cap_bytes) {
+                break;
+            }
+            bytes -= stored.rec.bytes();
+            gone = gone.max(*seq);
+            self.live.pop_first();
+        }
+        if gone > self.floor() {
+            self.floors[0] = gone;
+        }
+    }
+
+    /// `head − cap`, vacant seqs not counted (I-33).
+    fn window(&self, cap: u64) -> u64 {
+        let (mut left, mut seq) = (cap, self.head);
+        while seq > 0 {
+            if let Some((first, _)) = self.vacant.iter().find(|(a, b)| (*a..=*b).contains(&seq)) {
+                seq = first - 1;
+                continue;
+            }
+            if left == 0 {
+                return seq;
+            }
+            left -= 1;
+            seq -= 1;
+        }
+        0
+    }
+
+    fn tombstone(&self, from: u64) -> Option<Tombstone> {
+        let (head_seq, floor) = (self.head, self.floor());
+        if from > head_seq {
+            let reason = TombstoneReason::Recreated;
+            let earliest_seq = self.earliest();
+            return Some(Tombstone { gap_from: 1, gap_to: head_seq, reason, earliest_seq, head_seq });
+        }
+        let reason = match (self.floors[0] > from, self.floors[1] > from) {
+            (true, true) => TombstoneReason::Mixed,
+            (true, false) => TombstoneReason::Cap,
+            (false, true) => TombstoneReason::Ttl,
+            (false, false) => return None,
+        };
+        Some(Tombstone { gap_from: from + 1, gap_to: floor, reason, earliest_seq: floor + 1, head_seq })
+    }
+
+    /// The state as a restart leaves it: without what only memory held.
+    fn without_heap(&self) -> Topic {
+        let mut topic = self.clone();
+        for (seq, _) in self.live.iter().filter(|(_, stored)| stored.heap) {
+            topic.live.remove(seq);
+            topic.vacant.push((*seq, *seq));
+        }
+        topic
+    }
+}
+
+/// How much an acknowledgement is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Strength {
+    Nothing,
+    Kill,
+    PowerLoss,
+}
+
+fn strength(class: Class) -> Strength {
+    match class {
+        Class::Ephemeral | Class::Memory => Strength::Nothing,
+        Class::Disk => Strength::Kill,
+        Class::Fsync => Strength::PowerLoss,
+    }
+}
+
+struct Step {
+    name: String,
+    /// Acknowledged when this block is committed.
+    wait: u64,
+    strength: Strength,
+    what: String,
+    after: Option<Topic>,
+}
+
+/// What a topic shows.
+pub struct Observed {
+    pub shown: Shown,
+    pub tombstone: Option<Tombstone>,
+    pub records: Vec<Seen>,
+}
+
+/// A shard and the model beside it.
+pub struct World {
+    pub rig: Rig,
+    pub topics: BTreeMap<String, Topic>,
+    /// What the last start showed; `None` where there was no such topic.
+    base: BTreeMap<String, Topic>,
+    steps: Vec<Step>,
+    instances: u64,
+    serial: u64,
+    pub verified: u64,
+}
+
+impl World {
+    pub fn new(rig: Rig) -> World {
+        World {
+            rig,
+            topics: BTreeMap::new(),
+            base: BTreeMap::new(),
+            steps: Vec::new(),
+            instances: 0,
+            serial: 0,
+            verified: 0,
+        }
+    }
+
+    /// A record with contents that no other has.
+    pub fn rec(&mut self, bytes: usize) -> Rec {
+        self.serial += 1;
+        let mut data = format!("{:08}", self.serial).into_bytes();
+        while data.len() < bytes {
+            let more = (bytes - data.len()).min(data.len());
+            data.extend_from_within(..more);
+        }
+        Rec::new(data)
+    }
+
+    fn note(&mut self, name: &str, wait: u64, strength: Strength, what: impl Into<String>) {
+        let after = self.topics.get(name).cloned();
+        self.steps.push(Step { name: name.to_owned(), wait, strength, what: what.into(), after });
+    }
+
+    /// Whatever looks at a topic lets it expire; the mark may survive a crash, or not.
+    fn expire(&mut self, name: &str) {
+        let now = self.rig.now;
+        let Some(topic) = self.topics.get_mut(name) else { return };
+        let before = topic.floor();
+        topic.expire(now);
+        if topic.floor() != before {
+            self.note(name, 0, Strength::Nothing, "expiry");
+        }
+    }
+
+    /// Appends; the refusal if it is one that the rules demand.
+    pub fn append(&mut self, name: &str, records: &[Rec], ask: Ask<'_>) -> Outcome<Option<EngineError>> {
+        let now = self.rig.now;
+        let count = records.len() as u64;
+        let bytes: u64 = records.iter().map(Rec::bytes).sum();
+        if let Some(topic) = self.topics.get(name) {
+            let found = ask.key.and_then(|key| topic.keys.get(key)).copied();
+            let window = topic.config.idempotency_window_ms;
+            if let Some((first, count, _)) = found.filter(|found| (now - found.2) as u64 <= window) {
+                let answer = self.rig.append(name, records, ask)?;
+                assert!(answer.deduped, "U-3, I-72: key {:?} of {name} was forgotten", ask.key);
+                assert_eq!((answer.first_seq, answer.count, answer.created), (first, count, false), "U-3");
+                return Ok(None);
+            }
+            self.expire(name);
+            let topic = &self.topics[name];
+            let config = topic.config.clone();
+            if config.discard == Discard::Reject {
+                let over = |cap: u64, amount: u64| cap != 0 && amount > cap;
+                let expected = if over(config.cap_bytes, bytes) || over(config.cap_records, count) {
+                    Some(EngineError::BatchOverCap)
+                } else if over(config.cap_records, topic.count() + count)
+                    || over(config.cap_bytes, topic.bytes() + bytes)
+                {
+                    Some(EngineError::TopicFull {
+                        cap_records: config.cap_records,
+                        cap_bytes: config.cap_bytes,
+                        head_seq: topic.head,
+                        earliest_seq: topic.earliest(),
+                    })
+                } else {
+                    None
+                };
+                if let Some(mut expected) = expected {
+                    let mut refusal = match self.rig.append(name, records, ask) {
+                        Err(Stop::Refused(error)) => error,
+                        Err(stop) => return Err(stop),
+                        Ok(answer) => panic!("W-30, W-31: {name} took {answer:?} instead of {expected:?}"),
+                    };
+                    // The first live position may not be published yet.
+                    if let EngineError::TopicFull { earliest_seq, .. } = &mut refusal {
+                        let shown = *earliest_seq;
+                        if let EngineError::TopicFull { earliest_seq, .. } = &mut expected {
+                            assert!(shown <= *earliest_seq, "{name}: {refusal:?}");
+                            *earliest_seq = 0;
+                        }
+                        if let EngineError::TopicFull { earliest_seq, .. } = &mut refusal {
+                            *earliest_seq = 0;
+                        }
+                    }
+                    assert_eq!(refusal, expected, "W-30, W-31: {name}");
+                    return Ok(Some(refusal));
+                }
+            }
+        } else {
+            self.instances += 1;
+            let config = ask.config.cloned().unwrap_or_default();
+            let over = |cap: u64, amount: u64| cap != 0 && amount > cap;
+            let too_large = config.discard == Discard::Reject
+                && (over(config.cap_bytes, bytes) || over(config.cap_records, count));
+            let topic = Topic::new(self.instances, config);
+            let answer = match self.rig.append(name, records, ask) {
+                // W-30, W-34: and no topic is left.
+                Err(Stop::Refused(error @ EngineError::BatchOverCap)) if too_large => return Ok(Some(error)),
+                other => other?,
+            };
+            assert!(!too_large, "W-30: {name}");
+            self.topics.insert(name.to_owned(), topic);
+            self.take(name, records, &answer, ask, true, now);
+            return Ok(None);
+        }
+        let answer = self.rig.append(name, records, ask)?;
+        self.take(name, records, &answer, ask, false, now);
+        Ok(None)
+    }
+
+    fn take(
+        &mut self,
+        name: &str,
+        records: &[Rec],
+        answer: &runelog_engine::shard::Appended,
+        ask: Ask<'_>,
+        created: bool,
+        now: i64,
+    ) {
+        let topic = self.topics.get_mut(name).expect("just made sure");
+        assert_eq!(answer.first_seq, topic.head + 1, "I-1, I-2, I-3: first seq in {name}");
+        assert_eq!((answer.count as usize, answer.created, answer.deduped), (records.len(), created, false));
+        let heap = topic.config.class == Class::Ephemeral;
+        for rec in records {
+            topic.head += 1;
+            topic.live.insert(topic.head, Rc::new(Stored { rec: rec.clone(), ts: now, heap }));
+        }
+        if heap {
+            topic.heap_seen = true;
+        } else {
+            topic.logged_head = topic.head;
+        }
+        if let Some(key) = ask.key {
+            topic.keys.insert(key.to_vec(), (answer.first_seq, answer.count, now));
+        }
+        topic.evict();
+        let strength = strength(topic.config.class);
+        let what = format!("append {}..={}", answer.first_seq, answer.last_seq());
+        self.note(name, answer.wait.0, strength, what);
+    }
+
+    pub fn put(&mut self, name: &str, config: &TopicConfig) -> Outcome<()> {
+        let now = self.rig.now;
+        let changes = self.topics.get(name).is_none_or(|topic| topic.config != *config);
+        if changes {
+            self.expire(name);
+        }
+        let (created, wait) = self.rig.put(name, config)?;
+        assert_eq!(created, !self.topics.contains_key(name), "TP-1: {name}");
+        if created {
+            self.instances += 1;
+            self.topics.insert(name.to_owned(), Topic::new(self.instances, config.clone()));
+        } else if changes {
+            let topic = self.topics.get_mut(name).expect("it exists");
+            topic.config = config.clone();
+            topic.evict();
+            topic.logged_head = topic.head;
+            topic.heap_seen |= config.class == Class::Ephemeral;
+            self.note(name, wait, Strength::PowerLoss, "put");
+            self.topics.get_mut(name).expect("it exists").expire(now);
+            self.note(name, 0, Strength::Nothing, "expiry after put");
+            return Ok(());
+        }
+        self.note(name, wait, Strength::PowerLoss, "put");
+        Ok(())
+    }
+
+    pub fn drop_topic(&mut self, name: &str, if_empty: bool) -> Outcome<()> {
+        if if_empty {
+            self.expire(name);
+        }
+        let full = if_empty && self.topics.get(name).is_some_and(|topic| topic.count() > 0);
+        match self.rig.drop_topic(name, if_empty) {
+            Err(Stop::Refused(EngineError::NotEmpty { count })) if full => {
+                assert_eq!(count, self.topics[name].count(), "TD-3: {name}");
+                Ok(())
+            }
+            Err(stop) => Err(stop),
+            Ok((dropped, wait)) => {
+                assert!(!full, "TD-3: {name} was not empty");
+                assert_eq!(dropped, self.topics.remove(name).is_some(), "TD-2: {name}");
+                self.note(name, wait, Strength::PowerLoss, "drop");
+                Ok(())
+            }
+        }
+    }
+
+    pub fn delete(&mut self, name: &str, before: Option<u64>, matcher: Option<TagMatch>) -> Outcome<()> {
+        if !self.topics.contains_key(name) {
+            let refused = self.rig.delete(name, before, matcher);
+            assert!(matches!(refused, Err(Stop::Refused(EngineError::TopicMissing) | Stop::Cut)), "X-2");
+            return refused.map(drop).or_else(|stop| match stop {
+                Stop::Cut => Err(stop),
+                _ => Ok(()),
+            });
+        }
+        self.expire(name);
+        let (shown_head, deleted) = self.rig.delete(name, before, matcher.clone())?;
+        let topic = self.topics.get_mut(name).expect("it exists");
+        let through = shown_head.min(before.unwrap_or(u64::MAX).saturating_sub(1));
+        let chosen = |stored: &Stored| matcher.as_ref().is_none_or(|m| m.matches(stored.rec.tag.as_deref()));
+        let gone: Vec<u64> =
+            topic.live.range(..=through).filter(|(_, stored)| chosen(stored)).map(|(seq, _)| *seq).collect();
+        gone.iter().for_each(|seq| drop(topic.live.remove(seq)));
+        let expected = (gone.len() as u64, topic.earliest(), topic.head, topic.count(), topic.bytes());
+        let answer = (deleted.deleted, deleted.earliest_seq, deleted.head_seq, deleted.count, deleted.bytes);
+        assert_eq!(answer, expected, "X-4…X-7: {name}, below {before:?}, {matcher:?}");
+        let strength = strength(topic.config.class);
+        self.note(name, deleted.wait.0, strength, format!("delete of {}", gone.len()));
+        Ok(())
+    }
+
+    /// Reads at a cursor and compares with what §5 demands. Everything must have settled.
+    pub fn read(&mut self, name: &str, request: &ReadRequest<'_>) -> Outcome<()> {
+        if !self.topics.contains_key(name) {
+            let refused = self.rig.read(name, request);
+            assert!(matches!(refused, Err(Stop::Refused(EngineError::TopicMissing) | Stop::Cut)), "D-1");
+            return refused.map(drop).or_else(|stop| match stop {
+                Stop::Cut => Err(stop),
+                _ => Ok(()),
+            });
+        }
+        self.expire(name);
+        let (outcome, seen) = self.rig.read(name, request)?;
+        let topic = &self.topics[name];
+        let from = request.from_seq;
+        let cursor = if from > topic.head { 0 } else { from };
+        let start = cursor.max(topic.floor());
+        let (mut next, mut bytes, mut examined) = (topic.head.max(start), 0, 0);
+        let mut expected = Vec::new();
+        let filters = topic.config.dedupe_node;
+        for (seq, stored) in topic.live.range(start + 1..) {
+            if filters && stored.rec.node.as_ref().is_some_and(|node| request.nodes.contains(node)) {
+                examined += 1;
+                continue;
+            }
+            bytes += stored.rec.bytes();
+            if !expected.is_empty() && bytes > request.max_bytes {
+                next = seq - 1;
+                break;
+            }
+            examined += 1;
+            expected.push(*seq);
+            if expected.len() == request.limit as usize {
+                next = *seq;
+                break;
+            }
+        }
+        let what = format!("{name} {request:?}");
+        let seqs: Vec<u64> = seen.iter().map(|seen| seen.seq).collect();
+        assert_eq!(seqs, expected, "D-2, D-5…D-8: {what}");
+        for seen in &seen {
+            check_record(topic, seen, &what);
+        }
+        assert_eq!(outcome.tombstone, topic.tombstone(from), "D-12…D-16: {what}");
+        assert_eq!(outcome.next_from_seq, next, "D-3: {what}");
+        assert_eq!(outcome.examined, examined, "§1.9: {what}");
+        assert_eq!(
+            (outcome.head_seq, outcome.earliest_seq, outcome.delivered as usize),
+            (topic.head, topic.earliest(), expected.len()),
+            "D-11: {what}"
+        );
+        Ok(())
+    }
+
+    /// Lets everything settle and compares every topic with the model.
+    pub fn check(&mut self) -> Outcome<()> {
+        self.rig.settle()?;
+        let names: Vec<String> = self.topics.keys().cloned().collect();
+        for name in &names {
+            self.expire(name);
+        }
+        let observed = self.observe()?;
+        let found: Vec<&String> = observed.keys().collect();
+        assert_eq!(found, names.iter().collect::<Vec<_>>(), "topics");
+        for (name, observed) in &observed {
+            let topic = &self.topics[name];
+            if let Err(why) = agrees(topic, observed, true) {
+                panic!("{name}: {why}\nmodel {}\nshown {:?}", brief(topic), observed.shown);
+            }
+        }
+        if self.rig.quota_bytes > 0 {
+            let bytes: u64 = self.topics.values().map(Topic::bytes).sum();
+            assert_eq!(self.rig.quota.bytes(), bytes, "I-105");
+            assert_eq!(self.rig.quota.topics(), self.topics.len() as u64, "L-2");
+        }
+        Ok(())
+    }
+
+    /// Everything that is shown, read twice over: as state and record by record.
+    pub fn observe(&mut self) -> Outcome<BTreeMap<String, Observed>> {
+        let mut observed = BTreeMap::new();
+        for listed in self.rig.list()? {
+            let name = String::from_utf8(listed.name).expect("names are ASCII");
+            let (first, records) = self.rig.read_all(&name)?;
+            let shown = self.rig.state(&name)?;
+            let bytes: u64 = records.iter().map(|seen| seen.counted_bytes).sum();
+            let tally = (records.len() as u64, bytes);
+            assert_eq!((shown.count, shown.bytes), tally, "I-8: {name}, {shown:?}");
+            let earliest = records.first().map_or(shown.head + 1, |seen| seen.seq);
+            assert_eq!(shown.earliest, earliest, "I-20: {name}, {shown:?}");
+            let floor = shown.floors.iter().copied().max().expect("three");
+            assert!(floor < shown.earliest && shown.earliest <= shown.head + 1, "I-21: {name}, {shown:?}");
+            assert_eq!(first.tombstone.map_or(0, |gap| gap.gap_to), floor, "I-22: {name}");
+            observed.insert(name, Observed { shown, tombstone: first.tombstone, records });
+        }
+        Ok(observed)
+    }
+
+    /// The end by `kind`, without a new start.
+    pub fn crash(&mut self, kind: Crash) -> u64 {
+        let committed = self.rig.committed();
+        self.rig.crash(kind);
+        committed
+    }
+
+    /// A clean stop and a new start: everything is as it was (I-59).
+    pub fn restart(&mut self) -> Outcome<()> {
+        let names: Vec<String> = self.topics.keys().cloned().collect();
+        self.rig.stop()?;
+        self.rig.crash(Crash::PowerLoss);
+        self.rig.open()?;
+        for name in &names {
+            let topic = self.topics.get_mut(name).expect("a name of it");
+            *topic = topic.without_heap();
+        }
+        self.check()?;
+        self.rebase();
+        Ok(())
+    }
+
+    /// After a start: what is there must be what a prefix of the history left, long enough for what was
+    /// acknowledged up to block `committed`. The model goes on from there.
+    pub fn verify(&mut self, kind: Crash, committed: u64) -> Outcome<()> {
+        let needed = if kind == Crash::Kill { Strength::Kill } else { Strength::PowerLoss };
+        let mut observed = self.observe()?;
+        let mut names: Vec<String> = self.base.keys().chain(observed.keys()).cloned().collect();
+        names.extend(self.steps.iter().map(|step| step.name.clone()));
+        names.sort();
+        names.dedup();
+        let now = self.rig.now;
+        let mut after = BTreeMap::new();
+        for name in names {
+            let steps: Vec<&Step> = self.steps.iter().filter(|step| step.name == name).collect();
+            let surely = |step: &&Step| step.strength >= needed && step.wait <= committed;
+            let least = steps.iter().rposition(surely).map_or(0, |at| at + 1);
+            let mut states = vec![("start", self.base.get(&name))];
+            states.extend(steps.iter().map(|step| (step.what.as_str(), step.after.as_ref())));
+            let observed = observed.remove(&name);
+            let mut why = String::new();
+            let mut found = None;
+            for (at, (what, state)) in states.iter().enumerate().skip(least).rev() {
+                let verdict = match (state, &observed) {
+                    (None, None) => Ok(None),
+                    (Some(state), Some(observed)) => {
+                        let mut state = state.without_heap();
+                        state.expire(now);
+                        agrees(&state, observed, false).map(|()| Some(state))
+                    }
+                    (None, Some(_)) => Err("it is there".to_owned()),
+                    (Some(_), None) => Err("it is not there".to_owned()),
+                };
+                match verdict {
+                    Ok(state) => {
+                        found = Some(state);
+                        break;
+                    }
+                    Err(text) => why.push_str(&format!("\n  after {at} ({what}): {text}")),
+                }
+            }
+            let Some(found) = found else {
+                let shown = observed.as_ref().map(|observed| &observed.shown);
+                let seqs: Option<Vec<u64>> =
+                    observed.as_ref().map(|o| o.records.iter().map(|seen| seen.seq).collect());
+                for (at, step) in steps.iter().enumerate() {
+                    let class = step.after.as_ref().map(|topic| topic.config.class);
+                    let live = step.after.as_ref().map(brief);
+                    eprintln!("  step {}: {} in block {}, {class:?}, {live:?}", at + 1, step.what, step.wait);
+                }
+                panic!(
+                    "I-50…I-56: {name} after {kind:?}, committed {committed}, step {least} was sure:{why}\n{shown:?}\n{seqs:?}"
+                );
+            };
+            let (Some(mut state), Some(observed)) = (found, observed) else { continue };
+            // I-58: whatever was acknowledged keeps its seq to itself.
+            for step in steps.iter().filter(|step| step.strength >= Strength::Kill && step.wait <= committed)
+            {
+                if let Some(then) = step.after.as_ref().filter(|then| then.instance == state.instance) {
+                    assert!(observed.shown.head >= then.logged_head, "I-58: {name}: {:?}", observed.shown);
+                }
+            }
+            if observed.shown.head > state.head {
+                state.vacant.push((state.head + 1, observed.shown.head));
+            }
+            state.head = observed.shown.head;
+            state.logged_head = state.head;
+            after.insert(name, state);
+        }
+        self.topics = after;
+        self.rebase();
+        self.verified += 1;
+        Ok(())
+    }
+
+    fn rebase(&mut self) {
+        self.base = self.topics.clone();
+        self.steps.clear();
+    }
+
+    /// Crash, start, compare; then drop topics of which the model cannot know how much of their window
+    /// is vacant.
+    pub fn crash_and_verify(&mut self, kind: Crash) -> Outcome<()> {
+        let committed = self.crash(kind);
+        self.rig.open()?;
+        self.verify(kind, committed)?;
+        self.forget_unclear()
+    }
+
+    pub fn forget_unclear(&mut self) -> Outcome<()> {
+        let unclear: Vec<String> =
+            self.topics.iter().filter(|(_, topic)| topic.heap_seen).map(|(name, _)| name.clone()).collect();
+        for name in unclear {
+            self.drop_topic(&name, false)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_record(topic: &Topic, seen: &Seen, what: &str) {
+    let stored = topic.live.get(&seen.seq).unwrap_or_else(|| panic!("seq {} is not live: {what}", seen.seq));
+    assert_eq!(seen.ts, stored.ts, "W-5, I-5: seq {} of {what}", seen.seq);
+    assert!(seen.rec == stored.rec, "I-5, I-97: seq {} of {what} has other contents", seen.seq);
+    assert_eq!(seen.counted_bytes, stored.rec.bytes(), "J-23: seq {} of {what}", seen.seq);
+}
+
+/// Whether a topic shows this state; `exact`: the head too, and everything in memory.
+fn agrees(topic: &Topic, observed: &Observed, exact: bool) -> Result<(), String> {
+    let Observed { shown, tombstone, records } = observed;
+    if shown.config != topic.config {
+        return Err(format!("configuration {:?} instead of {:?}", shown.config, topic.config));
+    }
+    let seqs: Vec<u64> = records.iter().map(|seen| seen.seq).collect();
+    let expected: Vec<u64> = topic.live.keys().copied().collect();
+    if seqs != expected {
+        return Err(format!("seqs {} instead of {}", ranges(&seqs), ranges(&expected)));
+    }
+    for seen in records {
+        let stored = &topic.live[&seen.seq];
+        if seen.ts != stored.ts || seen.rec != stored.rec {
+            return Err(format!("seq {} has other contents", seen.seq));
+        }
+    }
+    if exact && shown.head != topic.head {
+        return Err(format!("head {} instead of {}", shown.head, topic.head));
+    }
+    if shown.head < topic.logged_head || shown.head > topic.head + 1024 {
+        return Err(format!("head {}, given away {}…{}", shown.head, topic.logged_head, topic.head));
+    }
+    if exact || !topic.heap_seen {
+        let mut topic = topic.clone();
+        topic.head = shown.head;
+        if *tombstone != topic.tombstone(0) {
+            return Err(format!("{tombstone:?} instead of {:?}", topic.tombstone(0)));
+        }
+    } else if shown.floors.iter().any(|floor| *floor > topic.floor()) {
+        return Err(format!("floors {:?} above {:?}", shown.floors, topic.floors));
+    }
+    Ok(())
+}
+
+fn brief(topic: &Topic) -> String {
+    let seqs: Vec<u64> = topic.live.keys().copied().collect();
+    format!("head {}, floors {:?}, live {}", topic.head, topic.floors, ranges(&seqs))
+}
+
+fn ranges(seqs: &[u64]) -> String {
+    let mut out: Vec<(u64, u64)> = Vec::new();
+    for seq in seqs {
+        match out.last_mut() {
+            Some((_, end)) if *end + 1 == *seq => *end = *seq,
+            _ => out.push((*seq, *seq)),
+        }
+    }
+    format!("{out:?}")
+}

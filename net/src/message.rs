@@ -1,0 +1,123 @@
+//! What travels between cores: an operation to the core that owns its topic, and the answer back.
+//! The same two types serve requests that stay on their core and have to wait.
+
+use crate::fault::Fault;
+use crate::json::control::DiffRequest;
+use crate::metrics::ShardReport;
+use runelog_engine::config::TopicConfig;
+use runelog_engine::event::RecordSpan;
+use runelog_engine::shard::{DeleteRequest, Deletion};
+use std::os::fd::OwnedFd;
+
+/// An operation for the owner of a topic, owning everything it needs.
+pub(crate) enum Op {
+    Append(Box<AppendOp>),
+    Diff(Box<DiffOp>),
+    Delete(Box<DeleteOp>),
+    PutTopic {
+        topic: Box<str>,
+        config: Box<TopicConfig>,
+    },
+    GetTopic {
+        topic: Box<str>,
+        touch: bool,
+    },
+    DropTopic {
+        topic: Box<str>,
+        if_empty: bool,
+    },
+    /// To every shard; the asking core merges.
+    List(Box<ListOp>),
+    /// To every shard.
+    Report,
+}
+
+/// An append with its body; the vectors go back with the answer, to be used again.
+#[derive(Default)]
+pub(crate) struct AppendOp {
+    pub(crate) topic: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) side: Vec<u8>,
+    pub(crate) records: Vec<RecordSpan>,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) create: Option<bool>,
+    pub(crate) config: Option<Box<TopicConfig>>,
+}
+
+pub(crate) struct DiffOp {
+    pub(crate) topic: Box<str>,
+    pub(crate) request: DiffRequest,
+}
+
+pub(crate) struct DeleteOp {
+    pub(crate) topic: Box<str>,
+    pub(crate) request: DeleteRequest,
+    /// Set once the owner has ordered it.
+    pub(crate) deletion: Option<Deletion>,
+}
+
+#[derive(Clone)]
+pub(crate) struct ListOp {
+    pub(crate) prefix: Vec<u8>,
+    pub(crate) after: Option<Vec<u8>>,
+    pub(crate) limit: usize,
+    pub(crate) touch: bool,
+}
+
+/// The outcome of an append, rendered by the core that has the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AppendAnswer {
+    pub(crate) first_seq: u64,
+    pub(crate) count: u32,
+    pub(crate) created: bool,
+    pub(crate) deduped: bool,
+    pub(crate) synced: bool,
+    /// Time to hand the batch to the log.
+    pub(crate) append_ns: u64,
+    /// Time from there to the commit.
+    pub(crate) commit_ns: u64,
+}
+
+/// A name with its list entry as JSON.
+pub(crate) struct ListEntry {
+    pub(crate) name: Box<[u8]>,
+    pub(crate) json: Vec<u8>,
+}
+
+/// An answer on its way to its connection.
+pub(crate) enum Answer {
+    /// With the carrier of a forwarded append, for reuse.
+    Append(AppendAnswer, Option<Box<AppendOp>>),
+    /// A JSON object without its end: `performance` and the closing brace follow. `scanned` is a
+    /// member of `performance`.
+    Body {
+        status: u16,
+        json: Vec<u8>,
+        scanned: Option<u64>,
+    },
+    Fault(Box<Fault>, Option<Box<AppendOp>>),
+    ListPart(Vec<ListEntry>),
+    ReportPart(Box<ShardReport>),
+}
+
+/// What one core sends another.
+pub(crate) enum Message {
+    Request {
+        conn: u64,
+        op: Op,
+    },
+    Answer {
+        conn: u64,
+        answer: Answer,
+    },
+    /// A connection accepted elsewhere.
+    Adopt(OwnedFd),
+}
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) core: usize,
+    /// [`ConnId`](crate::sockets::ConnId) as bits, of that core.
+    pub(crate) conn: u64,
+}

@@ -1,0 +1,399 @@
+//! From options to a running server and back: lock, layout, one recovered core after the other (all at
+//! once), listeners, signals, stop. The only file of this crate that knows all cores.
+//!
+//! Order at start: lock → bind (not yet listening, so clients are refused, H-3) → layout → recover every
+//! shard on its own core → clear the pool → listen → port file. Nothing is served before every shard has
+//! recovered (I-91).
+
+use crate::mesh::{self, Mesh};
+use crate::message::Message;
+use crate::service::Service;
+use crate::sockets::Sockets;
+use crate::sys;
+use crate::worker::{Stop, Worker};
+use glommio::{LocalExecutorBuilder, Placement};
+use runelog_engine::disk::io::block_on;
+use runelog_engine::disk::ring::{OWNER_DISK, Ring};
+use runelog_engine::disk::uring::{DiskSettings, OwnDisk, UringDisk};
+use runelog_engine::disk::{Disk, Done, Io, Op, Tag};
+use runelog_engine::ids::SegmentId;
+use runelog_engine::layout::{FreshLayout, Layout, collect_garbage, open_layout};
+use runelog_engine::quota::Quota;
+use runelog_engine::shard::recover::{RecoveryReport, recover};
+use runelog_engine::shard::{Shard, ShardSettings};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File, TryLockError};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Submissions of a core's ring; completions get eight times as many.
+const RING_ENTRIES: u32 = 1024;
+/// glommio's own memory for its rings, which this server does not use for data.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+/// How long a task of the executor may run before others get a turn. At glommio's default of 100 ms a
+/// cross-core answer was seen to wait 300 ms behind busy tasks.
+const PREEMPT: Duration = Duration::from_micros(500);
+/// A file in the data directory that whoever serves it holds locked (I-101).
+const LOCK_FILE: &str = ".runelog.lock";
+
+/// How to run. Sizes are per core where they say so.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to listen; the first one goes to the port file.
+    pub addresses: Vec<SocketAddr>,
+    /// Gets `host:port` once listening.
+    pub port_file: Option<PathBuf>,
+    /// Created if missing.
+    pub data_dir: PathBuf,
+    /// Cores to use, each with its own log.
+    pub shards: u16,
+    /// Processors to pin them to, in turn.
+    pub cpus: Vec<usize>,
+    /// 0 = unlimited.
+    pub max_topics: u64,
+    /// 0 = unlimited.
+    pub max_total_bytes: u64,
+    /// Largest request body.
+    pub max_body_bytes: u64,
+    /// Per core: memory for records that are not sealed yet.
+    pub hot_bytes: u64,
+    /// Per core: memory for sealed blocks.
+    pub cache_bytes: u64,
+    /// Size of a log file, for a fresh data directory.
+    pub wal_file_bytes: u64,
+    /// Log bytes kept beyond what recovery needs, per core.
+    pub wal_keep_bytes: u64,
+    /// Group commits in flight per core.
+    pub commits_in_flight: usize,
+    /// Records in a sealed block at most.
+    pub segment_max_events: u32,
+    /// Bytes of a segment file, about.
+    pub segment_max_bytes: u64,
+    /// Age at which records are sealed, 0 = never for age alone.
+    pub segment_max_age_ms: u64,
+}
+
+/// Why the server did not start, or ended badly.
+#[derive(Debug)]
+pub struct ServerError(String);
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+fn failed(what: impl fmt::Display, why: impl fmt::Display) -> ServerError {
+    ServerError(format!("{what}: {why}"))
+}
+
+/// A core that has recovered and waits to serve.
+struct Recovered {
+    core: usize,
+    segments: Vec<SegmentId>,
+    report: RecoveryReport,
+    features: String,
+    took: Duration,
+}
+
+/// Serves until SIGTERM or SIGINT. Must be called on the main thread, before others are started, so
+/// that every thread leaves the signals to this one.
+pub fn run(options: Options) -> Result<(), ServerError> {
+    sys::block_stop_signals();
+    let origin = Instant::now();
+    let data_dir = &options.data_dir;
+    fs::create_dir_all(data_dir).map_err(|error| failed(data_dir.display(), error))?;
+    let _lock = lock(data_dir)?;
+    let sockets = options
+        .addresses
+        .iter()
+        .map(|address| sys::bind(address).map_err(|error| failed(address, error)))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let (layout, mut disk) = open(&options)?;
+    let stop = Arc::new(Stop::default());
+    let quota = Arc::new(Quota::new(options.max_topics, options.max_total_bytes));
+    let meshes =
+        mesh::connect::<Message>(usize::from(layout.shards)).map_err(|error| failed("mesh", error))?;
+    let (report_to, reports) = mpsc::channel();
+    let mut cores = Vec::new();
+    for (core, mesh) in meshes.into_iter().enumerate() {
+        let (go, wait) = mpsc::channel();
+        let start = CoreStart {
+            core,
+            mesh,
+            settings: shard_settings(&options, &layout, core as u16),
+            data_dir: data_dir.clone(),
+            max_body_bytes: options.max_body_bytes,
+            quota: quota.clone(),
+            stop: stop.clone(),
+            origin,
+            report_to: report_to.clone(),
+            go: wait,
+        };
+        let cpu = options.cpus[core % options.cpus.len()];
+        let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .name(&format!("runelog-core-{core}"))
+            .preempt_timer(PREEMPT)
+            .io_memory(IO_MEMORY_BYTES)
+            .spawn(move || start.run())
+            .map_err(|error| failed(format!("executor of core {core}"), error))?;
+        cores.push((thread, go));
+    }
+    drop(report_to);
+
+    let mut referenced = BTreeSet::new();
+    for _ in 0..cores.len() {
+        let recovered =
+            reports.recv().map_err(|_| ServerError("a core ended while it recovered".into()))??;
+        announce(&recovered);
+        referenced.extend(recovered.segments);
+    }
+    let io = Io::default();
+    let collected = block_on(&io, &mut disk, collect_garbage(&io, &layout, &referenced));
+    let collected = collected.map_err(|error| failed("clearing the pool of segments", error))?;
+    if collected.segments > 0 || collected.directories > 0 {
+        tracing::info!(segments = collected.segments, bytes = collected.bytes, "removed what no topic needs");
+    }
+    for id in &collected.missing {
+        tracing::error!("segment {:016x} is missing: reads of its records will fail", id.0);
+    }
+    collected.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    drop(disk);
+
+    let mut bound = Vec::new();
+    for socket in &sockets {
+        bound.push(sys::listen(socket).map_err(|error| failed("listen", error))?);
+    }
+    for address in &bound {
+        tracing::info!(%address, shards = layout.shards, topics = quota.topics(), "serving");
+    }
+    if let Some(path) = &options.port_file {
+        write_port_file(path, bound[0]).map_err(|error| failed(path.display(), error))?;
+    }
+    let mut sockets = Some(sockets);
+    for (_, go) in &cores {
+        // The first core accepts for all.
+        let _ = go.send(sockets.take().unwrap_or_default());
+    }
+
+    let signal = sys::wait_for_stop_signal();
+    tracing::info!(signal, "stopping");
+    stop.asked.store(true, Ordering::SeqCst);
+    for (core, (thread, _)) in cores.into_iter().enumerate() {
+        thread.join().map_err(|error| failed(format!("core {core}"), error))?;
+    }
+    match stop.failed.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        _ => Err(ServerError("a core's log had failed: its clean stop was not possible".into())),
+    }
+}
+
+/// Takes the data directory for this process (SU-3, I-100).
+fn lock(data_dir: &Path) -> Result<File, ServerError> {
+    let path = data_dir.join(LOCK_FILE);
+    let options = File::options().create(true).truncate(false).write(true).read(true).open(&path);
+    let file = options.map_err(|error| failed(path.display(), error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(failed(data_dir.display(), "another process serves this data directory"))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(path.display(), error)),
+    }
+}
+
+/// Opens the data directory as a whole.
+fn open(options: &Options) -> Result<(Layout, OwnDisk), ServerError> {
+    let data_dir = &options.data_dir;
+    let disk = OwnDisk::new(data_dir, DiskSettings::default());
+    let mut disk = disk.map_err(|error| failed(data_dir.display(), error))?;
+    let io = Io::default();
+    let fresh = FreshLayout { directory: sys::random_u64(), file_bytes: options.wal_file_bytes };
+    let opened = block_on(&io, &mut disk, open_layout(&io, fresh, options.shards));
+    let (layout, report) = opened.map_err(|error| failed(data_dir.display(), error))?;
+    if report.created {
+        tracing::info!(data_dir = %data_dir.display(), "a new data directory");
+    }
+    if let Some(before) = report.resharded_from {
+        tracing::info!(before, now = layout.shards, "topics moved to another number of cores");
+    }
+    report.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    Ok((layout, disk))
+}
+
+fn shard_settings(options: &Options, layout: &Layout, shard: u16) -> ShardSettings {
+    ShardSettings {
+        hot_bytes: options.hot_bytes,
+        cache_bytes: options.cache_bytes,
+        commits_in_flight: options.commits_in_flight,
+        segment_max_events: options.segment_max_events,
+        segment_max_bytes: options.segment_max_bytes,
+        segment_max_age_ms: options.segment_max_age_ms,
+        wal_keep_bytes: options.wal_keep_bytes,
+        ..layout.settings_of(shard)
+    }
+}
+
+fn announce(recovered: &Recovered) {
+    let Recovered { core, report, features, took, .. } = recovered;
+    tracing::info!(core, "log device: {features}");
+    if report.blocks > 0 {
+        let seconds = took.as_secs_f64();
+        tracing::info!(
+            core,
+            records = report.records,
+            bytes = report.bytes,
+            seconds = format!("{seconds:.3}"),
+            "replayed the log"
+        );
+    }
+    report.notes.iter().for_each(|note| tracing::warn!(core, "{note}"));
+}
+
+/// `host:port`, without a line break, there as a whole or not at all (SU-6).
+fn write_port_file(path: &Path, address: SocketAddr) -> std::io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    fs::write(&aside, address.to_string())?;
+    fs::rename(&aside, path)
+}
+
+/// What a core's thread starts from.
+struct CoreStart {
+    core: usize,
+    mesh: Mesh<Message>,
+    settings: ShardSettings,
+    data_dir: PathBuf,
+    max_body_bytes: u64,
+    quota: Arc<Quota>,
+    stop: Arc<Stop>,
+    origin: Instant,
+    report_to: mpsc::Sender<Result<Recovered, ServerError>>,
+    go: mpsc::Receiver<Vec<OwnedFd>>,
+}
+
+impl CoreStart {
+    /// Recovers, reports, waits for the word, serves.
+    async fn run(self) {
+        let _end = EndWithCore;
+        sys::ask_for_long_slices();
+        let core = self.core;
+        let report_to = self.report_to.clone();
+        let go = self.recover();
+        let (worker, go) = match go {
+            Ok((worker, recovered, go)) => {
+                let _ = report_to.send(Ok(recovered));
+                (worker, go)
+            }
+            Err(error) => {
+                let _ = report_to.send(Err(error));
+                return;
+            }
+        };
+        drop(report_to);
+        let Ok(listeners) = go.recv() else { return };
+        tracing::debug!(core, "serving");
+        Worker { listeners, ..worker }.run();
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn recover(mut self) -> Result<(Worker, Recovered, mpsc::Receiver<Vec<OwnedFd>>), ServerError> {
+        let began = Instant::now();
+        let name = |error| failed(format!("core {}", self.core), error);
+        let mut ring = Ring::new(RING_ENTRIES).map_err(name)?;
+        let disk = UringDisk::new(&self.data_dir, &mut ring, DiskSettings::default()).map_err(name)?;
+        let mut disk = CoreDisk { ring, disk, done: Vec::new() };
+        let io = Io::default();
+        let recovery = recover(&io, self.settings, self.quota, wall_clock_ms(), |_| {});
+        let (shard, report) = block_on(&io, &mut disk, recovery)
+            .map_err(|error| failed(format!("{}, core {}", self.data_dir.display(), self.core), error))?;
+        let CoreDisk { mut ring, disk, .. } = disk;
+        let steady_ms = self.origin.elapsed().as_millis() as u64;
+        let sockets = Sockets::new(&ring, steady_ms)
+            .map_err(|error| failed(format!("receive buffers of core {}", self.core), error))?;
+        self.mesh.attach(&mut ring);
+        let recovered = Recovered {
+            core: self.core,
+            segments: segments_of(&shard),
+            report,
+            features: disk.features().to_string(),
+            took: began.elapsed(),
+        };
+        let service = Service::new(self.core, shard, self.mesh, steady_ms);
+        let worker = Worker {
+            ring,
+            disk,
+            sockets,
+            service,
+            stop: self.stop,
+            listeners: Vec::new(),
+            max_body_bytes: self.max_body_bytes,
+            origin: self.origin,
+        };
+        Ok((worker, recovered, self.go))
+    }
+}
+
+fn segments_of(shard: &Shard) -> Vec<SegmentId> {
+    shard.segments_in_use().collect()
+}
+
+/// A core's disk before there are sockets on its ring.
+struct CoreDisk {
+    ring: Ring,
+    disk: UringDisk,
+    done: Vec<Done>,
+}
+
+impl CoreDisk {
+    fn collect(&mut self) {
+        while let Some(cqe) = self.ring.next_completion() {
+            assert_eq!(cqe.owner(), OWNER_DISK, "only the disk uses the ring yet");
+            self.disk.on_completion(&mut self.ring, cqe, &mut self.done);
+        }
+    }
+}
+
+impl Disk for CoreDisk {
+    fn submit(&mut self, tag: Tag, op: Op) {
+        self.disk.submit(&mut self.ring, tag, op);
+    }
+
+    fn poll(&mut self, out: &mut Vec<Done>) {
+        self.ring.enter(None);
+        self.collect();
+        out.append(&mut self.done);
+    }
+
+    fn wait(&mut self) {
+        if self.done.is_empty() && self.disk.in_flight() > 0 {
+            self.ring.enter(Some(Duration::from_secs(1)));
+            self.collect();
+        }
+    }
+}
+
+/// Ends the process when a core's thread unwinds: the others must not go on without it.
+struct EndWithCore;
+
+impl Drop for EndWithCore {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a defect ended a core; what was acknowledged is in its log, start again");
+            std::process::abort();
+        }
+    }
+}
+
+fn wall_clock_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

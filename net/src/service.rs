@@ -1,0 +1,689 @@
+//! The owner's side of a core: operations on its shard, from its own connections and from other cores,
+//! and everything that has to wait: for a commit, for sealed blocks, for room in the log, for news.
+//! Lives here: routing to the owner, waiting answers, long-polls. Not here: sockets, HTTP heads (`conn`),
+//! what an operation does (`handlers`).
+//!
+//! Waiting never blocks: an answer that must wait is put down with the block it waits for; an operation
+//! that must be asked again is put down whole. Both are bounded.
+
+use crate::fault::Fault;
+use crate::handlers::{diff, fault_of, topics};
+use crate::json::control::DiffRequest;
+use crate::limits::{BUSY_MAX, MESH_PER_TURN_MAX, POLLS_MAX};
+use crate::mesh::Mesh;
+use crate::message::{Answer, AppendAnswer, AppendOp, DeleteOp, DiffOp, ListEntry, Message, Op, Origin};
+use crate::metrics::{CoreCounters, ShardReport};
+use crate::timers::{TimerId, Wheel};
+use ahash::AHashMap;
+use runelog_engine::config::Class;
+use runelog_engine::error::{EngineError, No};
+use runelog_engine::event::Batch;
+use runelog_engine::ids::Millis;
+use runelog_engine::shard::{AppendRequest, LoadId, Shard, TopicRef, owner_of};
+use runelog_engine::wal::Wait;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// An answer that leaves when its block is committed.
+struct Held {
+    wait: Wait,
+    origin: Origin,
+    answer: Answer,
+    since: Instant,
+}
+
+/// A long-poll: a read that found nothing and waits for the topic (§5.2).
+struct Poll {
+    origin: Origin,
+    op: Box<DiffOp>,
+    topic: TopicRef,
+    /// The first read's answer, for the timeout (D-22).
+    json: Vec<u8>,
+    scanned: u64,
+    timer: TimerId,
+}
+
+/// What running an operation came to.
+enum Ran {
+    Answer(Answer, Wait),
+    /// Ask again when these blocks are loaded.
+    Load(Op, Vec<runelog_engine::index::SealedBlock>),
+    /// Ask again after progress.
+    Busy(Op),
+    /// Wait for the topic.
+    Poll {
+        op: Box<DiffOp>,
+        topic: TopicRef,
+        json: Vec<u8>,
+        scanned: u64,
+    },
+}
+
+/// See the module's text.
+pub(crate) struct Service {
+    pub(crate) core: usize,
+    pub(crate) shard: Shard,
+    pub(crate) mesh: Mesh<Message>,
+    pub(crate) counters: CoreCounters,
+    directory: u64,
+    cores: u16,
+    /// Wall clock of this turn.
+    pub(crate) now: Millis,
+    /// Steady clock of this turn.
+    steady_ms: u64,
+    held: VecDeque<Held>,
+    loading: AHashMap<LoadId, (Origin, Op)>,
+    busy: VecDeque<(Origin, Op)>,
+    polls: AHashMap<u64, Poll>,
+    next_poll: u64,
+    waiters: AHashMap<TopicRef, Vec<u64>>,
+    /// Deadlines of long-polls.
+    wheel: Wheel<u64>,
+    /// Answers for connections of this core.
+    pub(crate) answers: VecDeque<(u64, Answer)>,
+    /// Connections handed over by another core.
+    pub(crate) adopted: Vec<std::os::fd::OwnedFd>,
+    /// Messages that found a full mesh.
+    outbox: VecDeque<(usize, Message)>,
+    /// Carriers of forwarded appends, for reuse.
+    carriers: Vec<Box<AppendOp>>,
+    published: Vec<TopicRef>,
+    loaded: Vec<(LoadId, Result<(), String>)>,
+}
+
+/// What became of a request at its connection's core.
+pub(crate) enum Handled {
+    /// The answer is there.
+    Now(Answer),
+    /// It comes through [`Service::answers`].
+    Later,
+}
+
+impl Service {
+    pub(crate) fn new(core: usize, shard: Shard, mesh: Mesh<Message>, steady_ms: u64) -> Service {
+        let settings = shard.settings();
+        Service {
+            core,
+            directory: settings.directory,
+            cores: settings.shards,
+            shard,
+            mesh,
+            counters: CoreCounters::default(),
+            now: 0,
+            steady_ms,
+            held: VecDeque::new(),
+            loading: AHashMap::new(),
+            busy: VecDeque::new(),
+            polls: AHashMap::new(),
+            next_poll: 0,
+            waiters: AHashMap::new(),
+            wheel: Wheel::new(steady_ms),
+            answers: VecDeque::new(),
+            adopted: Vec::new(),
+            outbox: VecDeque::new(),
+            carriers: Vec::new(),
+            published: Vec::new(),
+            loaded: Vec::new(),
+        }
+    }
+
+    /// Cores of the server.
+    pub(crate) fn cores(&self) -> usize {
+        usize::from(self.cores)
+    }
+
+    /// The core that owns a topic.
+    pub(crate) fn owner(&self, topic: &str) -> usize {
+        usize::from(owner_of(topic.as_bytes(), self.directory, self.cores))
+    }
+
+    /// Runs an append on behalf of a local connection, here or at its owner. The batch is borrowed:
+    /// on the usual path nothing is copied but the records into the log.
+    pub(crate) fn append(&mut self, conn: u64, topic: &str, request: &AppendRequest<'_>) -> Handled {
+        let owner = self.owner(topic);
+        if owner != self.core {
+            let op = Op::Append(self.carry(topic, request));
+            return self.forward(conn, owner, op);
+        }
+        let since = Instant::now();
+        let origin = Origin { core: self.core, conn };
+        match self.shard.append(request, self.now) {
+            Ok(outcome) => {
+                let answer = append_answer(&outcome, since);
+                self.finish(origin, Answer::Append(answer, None), outcome.wait)
+            }
+            Err(No::Refused(error, wait)) => {
+                let fault = Box::new(fault_of(&error, topic));
+                self.finish(origin, Answer::Fault(fault, None), wait)
+            }
+            Err(No::Busy) => {
+                let op = Op::Append(self.carry(topic, request));
+                self.put_down(origin, Ran::Busy(op))
+            }
+            Err(No::Load(blocks)) => {
+                let op = Op::Append(self.carry(topic, request));
+                self.put_down(origin, Ran::Load(op, blocks))
+            }
+        }
+    }
+
+    /// An append that owns its bytes, in a used carrier if there is one.
+    fn carry(&mut self, topic: &str, request: &AppendRequest<'_>) -> Box<AppendOp> {
+        let mut op = self.carriers.pop().unwrap_or_default();
+        op.topic.clear();
+        op.topic.push_str(topic);
+        op.body.clear();
+        op.body.extend_from_slice(request.batch.body);
+        op.side.clear();
+        op.side.extend_from_slice(request.batch.side);
+        op.records.clear();
+        op.records.extend_from_slice(request.batch.records);
+        op.key = request.key.map(<[u8]>::to_vec);
+        op.create = request.create;
+        op.config = request.config.map(|config| Box::new(config.clone()));
+        op
+    }
+
+    /// Keeps a carrier for the next append that needs one.
+    pub(crate) fn reuse(&mut self, carrier: Option<Box<AppendOp>>) {
+        if let Some(carrier) = carrier {
+            if self.carriers.len() < 64 && carrier.body.capacity() <= 256 << 10 {
+                self.carriers.push(carrier);
+            }
+        }
+    }
+
+    /// Reads on behalf of a local connection. Where the owner is this core and nothing has to wait, the
+    /// object is rendered into `out`, and the records scanned are returned.
+    pub(crate) fn diff(
+        &mut self,
+        conn: u64,
+        topic: &str,
+        request: DiffRequest,
+        out: &mut Vec<u8>,
+    ) -> Result<u64, Handled> {
+        let owner = self.owner(topic);
+        let boxed = |request| Box::new(DiffOp { topic: topic.into(), request });
+        if owner != self.core {
+            return Err(self.forward(conn, owner, Op::Diff(boxed(request))));
+        }
+        let origin = Origin { core: self.core, conn };
+        let start = out.len();
+        match diff::render(&mut self.shard, topic, &request, self.now, out) {
+            Ok(outcome) => {
+                let waits = request.wait_ms > 0
+                    && outcome.caught_up()
+                    && outcome.delivered == 0
+                    && outcome.tombstone.is_none();
+                if !waits && outcome.wait <= self.shard.committed() {
+                    return Ok(outcome.examined);
+                }
+                let json = out.split_off(start);
+                let ran = match waits {
+                    true => Ran::Poll {
+                        op: boxed(request),
+                        topic: outcome.topic,
+                        json,
+                        scanned: outcome.examined,
+                    },
+                    false => Ran::Answer(
+                        Answer::Body { status: 200, json, scanned: Some(outcome.examined) },
+                        outcome.wait,
+                    ),
+                };
+                Err(self.put_down(origin, ran))
+            }
+            Err(no) => {
+                let ran = refused(no, topic, || Op::Diff(boxed(request)));
+                Err(self.put_down(origin, ran))
+            }
+        }
+    }
+
+    /// Runs an operation on behalf of a local connection, here or at its owner.
+    pub(crate) fn operate(&mut self, conn: u64, topic: &str, op: Op) -> Handled {
+        let owner = self.owner(topic);
+        match owner == self.core {
+            true => {
+                let ran = self.run(op);
+                self.put_down(Origin { core: self.core, conn }, ran)
+            }
+            false => self.forward(conn, owner, op),
+        }
+    }
+
+    /// Sends an operation to every core, this one included; the answers come one by one.
+    pub(crate) fn operate_everywhere(&mut self, conn: u64, make: impl Fn() -> Op) {
+        for core in 0..self.cores() {
+            if core == self.core {
+                let ran = self.run(make());
+                if let Handled::Now(answer) = self.put_down(Origin { core, conn }, ran) {
+                    self.answers.push_back((conn, answer));
+                }
+            } else {
+                // A part of a whole: it waits in the outbox rather than failing the rest.
+                self.outbox.push_back((core, Message::Request { conn, op: make() }));
+            }
+        }
+    }
+
+    fn forward(&mut self, conn: u64, owner: usize, op: Op) -> Handled {
+        self.counters.forwarded += 1;
+        match self.mesh.try_send(owner, Message::Request { conn, op }) {
+            Ok(()) => Handled::Later,
+            Err(_) => {
+                self.counters.mesh_full += 1;
+                Handled::Now(Answer::Fault(Box::new(Fault::throttled()), None))
+            }
+        }
+    }
+
+    /// An answer leaves now or is held until its block is committed.
+    fn finish(&mut self, origin: Origin, answer: Answer, wait: Wait) -> Handled {
+        if wait <= self.shard.committed() {
+            return self.deliver(origin, answer);
+        }
+        if let Some(error) = self.shard.halted() {
+            let fault = Box::new(fault_of(&error, ""));
+            return self.deliver(origin, Answer::Fault(fault, None));
+        }
+        let held = Held { wait, origin, answer, since: Instant::now() };
+        // Almost always the newest block; answers that rest on older ones go before.
+        let at = self.held.iter().rposition(|other| other.wait <= wait).map_or(0, |at| at + 1);
+        if at == self.held.len() {
+            self.held.push_back(held);
+        } else {
+            self.held.insert(at, held);
+        }
+        Handled::Later
+    }
+
+    /// Hands an answer to its connection's core.
+    fn deliver(&mut self, origin: Origin, answer: Answer) -> Handled {
+        if origin.core == self.core {
+            return Handled::Now(answer);
+        }
+        let message = Message::Answer { conn: origin.conn, answer };
+        if !self.outbox.is_empty() {
+            self.outbox.push_back((origin.core, message));
+        } else if let Err(message) = self.mesh.try_send(origin.core, message) {
+            // Bounded: a connection has one request at a time.
+            self.outbox.push_back((origin.core, message));
+        }
+        Handled::Later
+    }
+
+    /// Delivers outside of a request's own call.
+    fn deliver_later(&mut self, origin: Origin, answer: Answer) {
+        if let Handled::Now(answer) = self.deliver(origin, answer) {
+            self.answers.push_back((origin.conn, answer));
+        }
+    }
+
+    /// Deals with what running an operation came to.
+    fn put_down(&mut self, origin: Origin, ran: Ran) -> Handled {
+        match ran {
+            Ran::Answer(answer, wait) => self.finish(origin, answer, wait),
+            Ran::Load(op, blocks) => {
+                self.counters.cold_reads += 1;
+                let id = self.shard.load(blocks);
+                self.loading.insert(id, (origin, op));
+                Handled::Later
+            }
+            Ran::Busy(op) => {
+                if self.busy.len() >= BUSY_MAX {
+                    self.abandon(&op);
+                    return self.deliver(origin, Answer::Fault(Box::new(Fault::throttled()), None));
+                }
+                self.busy.push_back((origin, op));
+                Handled::Later
+            }
+            Ran::Poll { op, topic, json, scanned } => {
+                if self.polls.len() >= POLLS_MAX {
+                    return self.deliver(origin, Answer::Fault(Box::new(Fault::throttled()), None));
+                }
+                let id = self.next_poll;
+                self.next_poll += 1;
+                let timer = self.wheel.insert(self.steady_ms + u64::from(op.request.wait_ms), id);
+                self.waiters.entry(topic).or_default().push(id);
+                self.polls.insert(id, Poll { origin, op, topic, json, scanned, timer });
+                Handled::Later
+            }
+        }
+    }
+
+    /// Runs an operation on this core's shard.
+    fn run(&mut self, op: Op) -> Ran {
+        let now = self.now;
+        match op {
+            Op::Append(op) => self.run_append(op),
+            Op::Diff(op) => self.run_diff(op),
+            Op::Delete(op) => self.run_delete(op),
+            Op::PutTopic { topic, config } => {
+                match self.shard.put(topic.as_bytes(), (*config).clone(), now) {
+                    Ok((created, wait)) => {
+                        let mut json = Vec::with_capacity(640);
+                        topics::render_put(&mut json, &topic, &config, created);
+                        let status = if created { 201 } else { 200 };
+                        Ran::Answer(Answer::Body { status, json, scanned: None }, wait)
+                    }
+                    Err(no) => refused(no, &topic.clone(), || Op::PutTopic { topic, config }),
+                }
+            }
+            Op::GetTopic { topic, touch } => match self.shard.state(topic.as_bytes(), touch, now) {
+                Ok((view, wait)) => {
+                    let mut json = Vec::with_capacity(1024);
+                    topics::render_state(&mut json, &view, now);
+                    Ran::Answer(Answer::Body { status: 200, json, scanned: None }, wait)
+                }
+                Err(no) => refused(no, &topic.clone(), || Op::GetTopic { topic, touch }),
+            },
+            Op::DropTopic { topic, if_empty } => {
+                match self.shard.drop_topic(topic.as_bytes(), if_empty, now) {
+                    Ok((deleted, wait)) => {
+                        let mut json = Vec::with_capacity(128);
+                        topics::render_drop(&mut json, &topic, deleted);
+                        Ran::Answer(Answer::Body { status: 200, json, scanned: None }, wait)
+                    }
+                    Err(no) => refused(no, &topic.clone(), || Op::DropTopic { topic, if_empty }),
+                }
+            }
+            Op::List(op) => {
+                let mut entries = Vec::new();
+                let after = op.after.as_deref();
+                let result = self.shard.list(&op.prefix, after, op.limit, op.touch, now, |view| {
+                    let mut json = Vec::with_capacity(160);
+                    topics::render_entry(&mut json, &view, now);
+                    entries.push(ListEntry { name: view.name.into(), json });
+                });
+                match result {
+                    Ok(wait) => Ran::Answer(Answer::ListPart(entries), wait),
+                    Err(no) => refused(no, "", || Op::List(op)),
+                }
+            }
+            Op::Report => {
+                let report = ShardReport::take(&mut self.shard, &self.counters, self.mesh.counters());
+                Ran::Answer(Answer::ReportPart(Box::new(report)), Wait::default())
+            }
+        }
+    }
+
+    fn run_append(&mut self, op: Box<AppendOp>) -> Ran {
+        let since = Instant::now();
+        let request = AppendRequest {
+            topic: op.topic.as_bytes(),
+            batch: Batch { body: &op.body, side: &op.side, records: &op.records },
+            key: op.key.as_deref(),
+            create: op.create,
+            config: op.config.as_deref(),
+        };
+        match self.shard.append(&request, self.now) {
+            Ok(outcome) => {
+                let answer = append_answer(&outcome, since);
+                Ran::Answer(Answer::Append(answer, Some(op)), outcome.wait)
+            }
+            Err(No::Refused(error, wait)) => {
+                let fault = Box::new(fault_of(&error, &op.topic));
+                Ran::Answer(Answer::Fault(fault, Some(op)), wait)
+            }
+            Err(No::Busy) => Ran::Busy(Op::Append(op)),
+            Err(No::Load(blocks)) => Ran::Load(Op::Append(op), blocks),
+        }
+    }
+
+    fn run_diff(&mut self, op: Box<DiffOp>) -> Ran {
+        let mut json = Vec::with_capacity(512);
+        match diff::render(&mut self.shard, &op.topic, &op.request, self.now, &mut json) {
+            Ok(outcome) => {
+                let waits = op.request.wait_ms > 0
+                    && outcome.caught_up()
+                    && outcome.delivered == 0
+                    && outcome.tombstone.is_none();
+                let scanned = outcome.examined;
+                match waits {
+                    true => Ran::Poll { op, topic: outcome.topic, json, scanned },
+                    false => {
+                        Ran::Answer(Answer::Body { status: 200, json, scanned: Some(scanned) }, outcome.wait)
+                    }
+                }
+            }
+            Err(no) => refused(no, &op.topic.clone(), || Op::Diff(op)),
+        }
+    }
+
+    fn run_delete(&mut self, mut op: Box<DeleteOp>) -> Ran {
+        if op.deletion.is_none() {
+            match self.shard.delete_start(op.topic.as_bytes(), &op.request, self.now) {
+                Ok(deletion) => op.deletion = Some(deletion),
+                Err(no) => return refused(no, &op.topic.clone(), || Op::Delete(op)),
+            }
+        }
+        let deletion = op.deletion.as_mut().expect("just set");
+        match self.shard.delete_step(deletion) {
+            Ok(Some(outcome)) => {
+                let mut json = Vec::with_capacity(192);
+                topics::render_deleted(&mut json, &op.topic, &outcome);
+                Ran::Answer(Answer::Body { status: 200, json, scanned: None }, outcome.wait)
+            }
+            Ok(None) => Ran::Busy(Op::Delete(op)),
+            Err(No::Refused(error, wait)) => {
+                self.shard.delete_abandon(deletion);
+                Ran::Answer(Answer::Fault(Box::new(fault_of(&error, &op.topic)), None), wait)
+            }
+            Err(No::Load(blocks)) => Ran::Load(Op::Delete(op), blocks),
+            Err(No::Busy) => Ran::Busy(Op::Delete(op)),
+        }
+    }
+
+    /// Takes what other cores sent.
+    pub(crate) fn receive(&mut self) {
+        for _ in 0..MESH_PER_TURN_MAX {
+            let Some((core, message)) = self.mesh.receive() else { break };
+            match message {
+                Message::Request { conn, op } => {
+                    let ran = self.run(op);
+                    self.put_down(Origin { core, conn }, ran);
+                }
+                Message::Answer { conn, answer } => self.answers.push_back((conn, answer)),
+                Message::Adopt(fd) => self.adopted.push(fd),
+            }
+        }
+    }
+
+    /// Hands a connection to another core; gives it back if that core takes no more.
+    pub(crate) fn hand_over(
+        &mut self,
+        core: usize,
+        fd: std::os::fd::OwnedFd,
+    ) -> Option<std::os::fd::OwnedFd> {
+        match self.mesh.try_send(core, Message::Adopt(fd)) {
+            Err(Message::Adopt(fd)) => Some(fd),
+            _ => None,
+        }
+    }
+
+    /// One turn: the shard's, then everything that it set free.
+    pub(crate) fn turn(&mut self, now: Millis, steady_ms: u64, steady_us: u64) {
+        self.now = now;
+        self.steady_ms = steady_ms;
+        self.shard.turn(now, steady_us);
+        self.release();
+        self.wake_polls();
+        self.expire_polls(steady_ms);
+        self.retry_loaded();
+        self.retry_busy();
+        while let Some((core, message)) = self.outbox.pop_front() {
+            if let Err(message) = self.mesh.try_send(core, message) {
+                self.outbox.push_front((core, message));
+                break;
+            }
+        }
+    }
+
+    /// Lets answers go whose blocks are committed.
+    fn release(&mut self) {
+        let committed = self.shard.committed();
+        while self.held.front().is_some_and(|held| held.wait <= committed) {
+            let mut held = self.held.pop_front().expect("just seen");
+            if let Answer::Append(answer, _) = &mut held.answer {
+                answer.commit_ns = held.since.elapsed().as_nanos() as u64;
+            }
+            self.deliver_later(held.origin, held.answer);
+        }
+        if !self.held.is_empty() {
+            if let Some(error) = self.shard.halted() {
+                // I-44: outcome unknown across a restart.
+                for held in std::mem::take(&mut self.held) {
+                    let fault = Box::new(fault_of(&error, ""));
+                    self.deliver_later(held.origin, Answer::Fault(fault, None));
+                }
+            }
+        }
+    }
+
+    /// Runs long-polls again whose topic got records (D-21).
+    fn wake_polls(&mut self) {
+        let mut published = std::mem::take(&mut self.published);
+        published.clear();
+        self.shard.take_published(&mut published);
+        if !self.waiters.is_empty() {
+            for topic in &published {
+                for id in self.waiters.remove(topic).unwrap_or_default() {
+                    let Some(poll) = self.polls.remove(&id) else { continue };
+                    self.wheel.cancel(poll.timer);
+                    let Poll { origin, mut op, .. } = poll;
+                    op.request.wait_ms = 0; // once more, then answer
+                    let ran = self.run_diff(op);
+                    if let Handled::Now(answer) = self.put_down(origin, ran) {
+                        self.answers.push_back((origin.conn, answer));
+                    }
+                }
+            }
+        }
+        self.published = published;
+    }
+
+    fn expire_polls(&mut self, steady_ms: u64) {
+        while let Some(id) = self.wheel.next_due(steady_ms) {
+            let Some(poll) = self.polls.remove(&id) else { continue };
+            if let Some(waiters) = self.waiters.get_mut(&poll.topic) {
+                waiters.retain(|other| *other != id);
+                if waiters.is_empty() {
+                    self.waiters.remove(&poll.topic);
+                }
+            }
+            let Poll { origin, json, scanned, .. } = poll;
+            self.deliver_later(origin, Answer::Body { status: 200, json, scanned: Some(scanned) });
+        }
+    }
+
+    fn retry_loaded(&mut self) {
+        let mut loaded = std::mem::take(&mut self.loaded);
+        self.shard.take_loaded(&mut loaded);
+        for (id, result) in loaded.drain(..) {
+            let Some((origin, op)) = self.loading.remove(&id) else { continue };
+            let ran = match result {
+                Ok(()) => self.run(op),
+                Err(why) => {
+                    self.abandon(&op);
+                    let fault = Box::new(fault_of(&EngineError::Unreadable(why), ""));
+                    Ran::Answer(Answer::Fault(fault, None), Wait::default())
+                }
+            };
+            self.later(origin, ran);
+        }
+        self.loaded = loaded;
+    }
+
+    fn retry_busy(&mut self) {
+        // Each once a turn, in order, so that nobody is overtaken for ever.
+        for _ in 0..self.busy.len().min(MESH_PER_TURN_MAX) {
+            let Some((origin, op)) = self.busy.pop_front() else { break };
+            let ran = self.run(op);
+            if let Ran::Busy(op) = ran {
+                let halted = self.shard.halted();
+                match (halted, &op) {
+                    (None, Op::Delete(_)) => self.busy.push_back((origin, op)),
+                    (None, _) => {
+                        // What blocks this one blocks the others too.
+                        self.busy.push_front((origin, op));
+                        break;
+                    }
+                    (Some(error), _) => {
+                        let fault = Box::new(fault_of(&error, ""));
+                        self.deliver_later(origin, Answer::Fault(fault, None));
+                    }
+                }
+            } else {
+                self.later(origin, ran);
+            }
+        }
+    }
+
+    /// An operation ends without having run to its end.
+    fn abandon(&mut self, op: &Op) {
+        if let Op::Delete(delete) = op {
+            if let Some(deletion) = &delete.deletion {
+                self.shard.delete_abandon(deletion);
+            }
+        }
+    }
+
+    fn later(&mut self, origin: Origin, ran: Ran) {
+        if let Handled::Now(answer) = self.put_down(origin, ran) {
+            self.answers.push_back((origin.conn, answer));
+        }
+    }
+
+    /// Whether something is on its way that a completion may not announce: do not sleep long.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.held.is_empty()
+            || !self.busy.is_empty()
+            || !self.outbox.is_empty()
+            || !self.loading.is_empty()
+            || self.shard.log.is_busy()
+    }
+
+    /// Whether the next turn has work to do already.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.answers.is_empty()
+            || !self.busy.is_empty()
+            || self.shard.has_work() && self.shard.io().is_idle()
+    }
+
+    /// When the next long-poll ends.
+    pub(crate) fn next_wake_ms(&self) -> Option<u64> {
+        self.wheel.next_wake_ms()
+    }
+
+    /// Whether no request is in progress here.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.is_waiting() && self.polls.is_empty() && self.answers.is_empty()
+    }
+
+    /// Long-polls that wait here.
+    pub(crate) fn poll_count(&self) -> usize {
+        self.polls.len()
+    }
+}
+
+fn append_answer(outcome: &runelog_engine::shard::Appended, since: Instant) -> AppendAnswer {
+    AppendAnswer {
+        first_seq: outcome.first_seq,
+        count: outcome.count,
+        created: outcome.created,
+        deduped: outcome.deduped,
+        synced: outcome.class == Class::Fsync,
+        append_ns: since.elapsed().as_nanos() as u64,
+        commit_ns: 0,
+    }
+}
+
+/// Turns an engine's "no" into what becomes of the operation.
+fn refused(no: No, topic: &str, op: impl FnOnce() -> Op) -> Ran {
+    match no {
+        No::Refused(error, wait) => Ran::Answer(Answer::Fault(Box::new(fault_of(&error, topic)), None), wait),
+        No::Load(blocks) => Ran::Load(op(), blocks),
+        No::Busy => Ran::Busy(op()),
+    }
+}

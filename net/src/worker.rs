@@ -1,0 +1,391 @@
+//! The loop of one core: it owns the ring, the disk, the sockets, the connections and the service with
+//! its shard. Everything that happens on the core happens in one of its turns.
+//!
+//! It runs as the only task of a glommio executor pinned to the core, and parks in its own ring rather
+//! than in the executor's: whatever can wake it (sockets, log, other cores) completes there, and the wait
+//! is bounded, so that no lost wake-up can hold a request back. It never yields to the executor: glommio
+//! 0.9 goes to sleep with a runnable task when its preemption timer has fired before the first task of a
+//! round, which is the rule for a task that works in long turns; yielding every 10 ms was seen to stop a
+//! core for good. A second task on these executors needs another way to get its turns.
+
+use crate::conn::{Conn, INPUT_PAUSE_BYTES, Next, Shared};
+use crate::http::response::DateCache;
+use crate::limits::OUTPUT_BACKLOG_BYTES_MAX;
+use crate::mesh;
+use crate::service::Service;
+use crate::sockets::{self, ConnId, Event, ListenerId, RecvBuf, Sockets};
+use crate::timers::Wheel;
+use runelog_engine::disk::ring::{OWNER_DISK, Ring};
+use runelog_engine::disk::uring::UringDisk;
+use runelog_engine::disk::{Done, Op, Tag};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Longest sleep of an idle core.
+const IDLE: Duration = Duration::from_millis(100);
+/// Longest sleep while anything is in flight: the heartbeat that no lost wake-up outlives.
+const HEARTBEAT: Duration = Duration::from_millis(10);
+/// After the stop signal connections get this long (SH-4).
+const STOP_MS: u64 = 10_000;
+
+/// What the cores share while they stop.
+#[derive(Default)]
+pub(crate) struct Stop {
+    /// Set once by the signal.
+    pub(crate) asked: AtomicBool,
+    /// Cores without a request in progress.
+    pub(crate) drained: AtomicUsize,
+    /// Cores whose log failed, for the exit status.
+    pub(crate) failed: AtomicUsize,
+}
+
+/// See the module's text.
+pub(crate) struct Worker {
+    pub(crate) ring: Ring,
+    pub(crate) disk: UringDisk,
+    pub(crate) sockets: Sockets,
+    pub(crate) service: Service,
+    pub(crate) stop: Arc<Stop>,
+    /// Listening sockets, on the core that accepts.
+    pub(crate) listeners: Vec<OwnedFd>,
+    pub(crate) max_body_bytes: u64,
+    pub(crate) origin: Instant,
+}
+
+/// The parts of a running core that are not in [`Worker`].
+struct Running {
+    conns: Vec<Option<(ConnId, Conn)>>,
+    deadlines: Wheel<ConnId>,
+    shared: Shared,
+    dates: DateCache,
+    listening: Vec<ListenerId>,
+    next_core: usize,
+    events: Vec<Event>,
+    done: Vec<Done>,
+    outgoing: Vec<(Tag, Op)>,
+    touched: Vec<ConnId>,
+}
+
+impl Worker {
+    fn steady_us(&self) -> u64 {
+        self.origin.elapsed().as_micros() as u64
+    }
+
+    /// Serves until the stop is complete.
+    pub(crate) fn run(mut self) {
+        let mut running = Running {
+            conns: Vec::new(),
+            deadlines: Wheel::new(self.steady_us() / 1000),
+            shared: Shared {
+                max_body_bytes: self.max_body_bytes,
+                scratch: Default::default(),
+                limits: Default::default(),
+                date: [b' '; 29],
+                steady_ms: 0,
+                started: Instant::now(),
+                stopping: false,
+            },
+            dates: DateCache::new(),
+            listening: Vec::new(),
+            next_core: 0,
+            events: Vec::new(),
+            done: Vec::new(),
+            outgoing: Vec::new(),
+            touched: Vec::new(),
+        };
+        for listener in std::mem::take(&mut self.listeners) {
+            running.listening.push(self.sockets.listen(&mut self.ring, listener));
+        }
+        let mut stopping_since = None;
+        let mut drained = false;
+        let mut ending = false;
+        loop {
+            let steady_us = self.steady_us();
+            let steady_ms = steady_us / 1000;
+            let now = wall_clock_ms();
+            running.shared.steady_ms = steady_ms;
+            running.shared.started = Instant::now();
+            running.shared.date = *running.dates.at((now / 1000) as u64);
+
+            self.take_events(&mut running);
+            self.service.receive();
+            for fd in std::mem::take(&mut self.service.adopted) {
+                self.adopt(fd, &mut running);
+            }
+            self.service.counters.connections = self.sockets.connections() as u64;
+            self.service.counters.polls = self.service.poll_count() as u64;
+            self.service.turn(now, steady_ms, steady_us);
+            self.take_answers(&mut running);
+            self.expire(&mut running);
+            self.drive_disk(&mut running);
+            for notice in self.service.shard.take_notices() {
+                match notice.severe {
+                    true => tracing::error!(core = self.service.core, "{}", notice.text),
+                    false => tracing::info!(core = self.service.core, "{}", notice.text),
+                }
+            }
+
+            if stopping_since.is_none() && self.stop.asked.load(Ordering::Relaxed) {
+                stopping_since = Some(steady_ms);
+                self.begin_stop(&mut running);
+            }
+            if let Some(since) = stopping_since {
+                let over = steady_ms - since >= STOP_MS;
+                if over {
+                    self.sockets.close_all(&mut self.ring);
+                }
+                let quiet = self.service.is_quiet() && self.sockets.connections() == 0;
+                if !drained && (quiet || over) {
+                    drained = true;
+                    self.stop.drained.fetch_add(1, Ordering::SeqCst);
+                }
+                if drained && !ending && self.stop.drained.load(Ordering::SeqCst) == self.service.cores() {
+                    ending = true;
+                    self.service.shard.begin_stop();
+                }
+                if ending && self.service.shard.is_stopped() {
+                    if self.service.shard.halted().is_some() {
+                        self.stop.failed.fetch_add(1, Ordering::SeqCst);
+                    }
+                    break;
+                }
+            }
+
+            let more = self.sockets.turn(&mut self.ring, steady_ms);
+            self.service.mesh.ring_doorbells(&mut self.ring);
+            let busy = more || self.service.has_work() || self.service.shard.io().has_outgoing();
+            let wait = (!busy && self.service.mesh.prepare_sleep())
+                .then(|| self.sleep_for(&running, steady_ms, stopping_since.is_some()));
+            self.ring.enter(wait);
+            self.service.mesh.woke();
+            self.reap(&mut running);
+        }
+        let _ = self.sockets.finish(&self.ring);
+    }
+
+    fn sleep_for(&self, running: &Running, steady_ms: u64, stopping: bool) -> Duration {
+        let cap = match stopping || self.service.is_waiting() || self.disk.in_flight() > 0 {
+            true => HEARTBEAT,
+            false => IDLE,
+        };
+        let wakes =
+            [running.deadlines.next_wake_ms(), self.sockets.next_wake_ms(), self.service.next_wake_ms()];
+        let next = wakes
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|wake| Duration::from_millis(wake.saturating_sub(steady_ms)));
+        next.map_or(cap, |next| next.min(cap))
+    }
+
+    /// Collects all completions before anything is done about them.
+    fn reap(&mut self, running: &mut Running) {
+        while let Some(cqe) = self.ring.next_completion() {
+            match cqe.owner() {
+                OWNER_DISK => self.disk.on_completion(&mut self.ring, cqe, &mut running.done),
+                sockets::OWNER => running.events.extend(self.sockets.on_completion(&mut self.ring, cqe)),
+                mesh::OWNER => self.service.mesh.on_completion(&mut self.ring, cqe),
+                other => unreachable!("nobody owns completions of {other}"),
+            }
+        }
+        let steady_us = self.steady_us();
+        for done in running.done.drain(..) {
+            self.service.shard.on_done(done, steady_us);
+        }
+    }
+
+    /// Moves the shard's operations to the disk.
+    fn drive_disk(&mut self, running: &mut Running) {
+        for chunk in self.service.shard.take_fresh_chunks() {
+            self.disk.register_chunk(&self.ring, &chunk);
+        }
+        self.service.shard.io().take_outgoing(&mut running.outgoing);
+        for (tag, op) in running.outgoing.drain(..) {
+            self.disk.submit(&mut self.ring, tag, op);
+        }
+    }
+
+    fn take_events(&mut self, running: &mut Running) {
+        let mut events = std::mem::take(&mut running.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Accepted { fd, .. } => self.place(fd, running),
+                Event::Received { conn, buf } => self.received(conn, buf, running),
+                Event::PeerFinished { conn } => {
+                    if let Some(state) = running.conn(conn) {
+                        state.peer_finished = true;
+                        running.touched.push(conn);
+                    }
+                }
+                Event::SendDone { conn } => {
+                    let steady_ms = running.shared.steady_ms;
+                    if let Some(state) = running.conn(conn) {
+                        if !state.is_waiting() && !state.is_idle() {
+                            state.deadline_ms = state.deadline_ms.max(Conn::stalled_at(steady_ms));
+                        }
+                        running.touched.push(conn);
+                    }
+                }
+                Event::Closed { conn, .. } => {
+                    if let Some(slot) = running.conns.get_mut(conn.index()) {
+                        if slot.as_ref().is_some_and(|(id, _)| *id == conn) {
+                            *slot = None;
+                        }
+                    }
+                }
+                Event::ListenerEnded { errno, .. } => {
+                    if errno != 0 {
+                        tracing::error!(errno, "a listener ended");
+                    }
+                }
+            }
+        }
+        running.events = events;
+        let mut touched = std::mem::take(&mut running.touched);
+        for conn in touched.drain(..) {
+            self.go_on(conn, running);
+        }
+        running.touched = touched;
+    }
+
+    /// Spreads connections evenly over the cores.
+    fn place(&mut self, fd: OwnedFd, running: &mut Running) {
+        let cores = self.service.cores();
+        running.next_core = (running.next_core + 1) % cores;
+        let core = running.next_core;
+        let mine = match core == self.service.core {
+            true => Some(fd),
+            false => self.service.hand_over(core, fd),
+        };
+        if let Some(fd) = mine {
+            self.adopt(fd, running);
+        }
+    }
+
+    fn adopt(&mut self, fd: OwnedFd, running: &mut Running) {
+        if running.shared.stopping {
+            return;
+        }
+        let Ok(id) = self.sockets.adopt(&mut self.ring, fd) else { return };
+        if running.conns.len() <= id.index() {
+            running.conns.resize_with(id.index() + 1, || None);
+        }
+        let conn = Conn::new(&running.shared);
+        running.deadlines.insert(conn.deadline_ms, id);
+        running.conns[id.index()] = Some((id, conn));
+    }
+
+    fn received(&mut self, id: ConnId, buf: RecvBuf, running: &mut Running) {
+        let Running { conns, shared, .. } = running;
+        if let Some(Some((found, conn))) = conns.get_mut(id.index()) {
+            if *found == id {
+                if let Some((bytes, out)) = self.sockets.bytes_and_output(&buf, id) {
+                    let next = guarded(|| conn.receive(id.to_bits(), bytes, out, &mut self.service, shared));
+                    self.settle(id, next, running);
+                }
+            }
+        }
+        self.sockets.give_back(buf);
+    }
+
+    /// Goes on with a connection whose answer left or whose output drained.
+    fn go_on(&mut self, id: ConnId, running: &mut Running) {
+        let Running { conns, shared, .. } = running;
+        let Some(Some((found, conn))) = conns.get_mut(id.index()) else { return };
+        if *found != id || conn.is_waiting() {
+            return;
+        }
+        if self.sockets.output_backlog(id) > OUTPUT_BACKLOG_BYTES_MAX {
+            return;
+        }
+        let Some(out) = self.sockets.output(id) else { return };
+        let next = guarded(|| conn.resume(id.to_bits(), out, &mut self.service, shared));
+        self.settle(id, next, running);
+    }
+
+    /// Closes, pauses or resumes as the connection's state asks for.
+    fn settle(&mut self, id: ConnId, next: Next, running: &mut Running) {
+        let Some(conn) = running.conn(id) else { return };
+        if next == Next::Close || conn.wants_close() {
+            self.sockets.close_after_flush(&mut self.ring, id);
+            return;
+        }
+        let full = conn.kept_bytes() > INPUT_PAUSE_BYTES;
+        if full != conn.paused {
+            conn.paused = full;
+            match full {
+                true => self.sockets.pause(&mut self.ring, id),
+                false => self.sockets.resume(&mut self.ring, id),
+            }
+        }
+    }
+
+    fn take_answers(&mut self, running: &mut Running) {
+        // Connections that go on may be answered at once, so this ends only when all is quiet; each
+        // round handles one request of a connection, and input is bounded.
+        while let Some((bits, answer)) = self.service.answers.pop_front() {
+            let id = ConnId::from_bits(bits);
+            let Running { conns, shared, .. } = running;
+            let found = conns.get_mut(id.index()).and_then(Option::as_mut).filter(|(found, _)| *found == id);
+            let (Some((_, conn)), Some(out)) = (found, self.sockets.output(id)) else { continue };
+            conn.on_answer(answer, out, &mut self.service, shared);
+            self.go_on(id, running);
+        }
+    }
+
+    fn expire(&mut self, running: &mut Running) {
+        let steady_ms = running.shared.steady_ms;
+        while let Some(id) = running.deadlines.next_due(steady_ms) {
+            let Some(conn) = running.conn(id) else { continue };
+            let deadline_ms = conn.deadline_ms.min(steady_ms + 60_000);
+            if conn.deadline_ms <= steady_ms {
+                self.sockets.close(&mut self.ring, id);
+            } else {
+                running.deadlines.insert(deadline_ms, id);
+            }
+        }
+    }
+
+    /// SH-2: no new connections, idle ones close, the others after their answer.
+    fn begin_stop(&mut self, running: &mut Running) {
+        running.shared.stopping = true;
+        for listener in std::mem::take(&mut running.listening) {
+            self.sockets.stop_listening(&mut self.ring, listener);
+        }
+        let idle: Vec<ConnId> = running
+            .conns
+            .iter()
+            .flatten()
+            .filter(|(_, conn)| !conn.is_waiting())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in idle {
+            self.sockets.close_after_flush(&mut self.ring, id);
+        }
+    }
+}
+
+impl Running {
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let (found, conn) = self.conns.get_mut(id.index())?.as_mut()?;
+        (*found == id).then_some(conn)
+    }
+}
+
+/// A panic while a request is handled may have left the shard half changed: better no process than a
+/// wrong one. The log holds everything that was acknowledged.
+fn guarded<T>(work: impl FnOnce() -> T) -> T {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(_) => {
+            tracing::error!("a defect in handling a request; stopping before anything wrong is written");
+            std::process::abort();
+        }
+    }
+}
+
+fn wall_clock_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
