@@ -5,6 +5,7 @@ mod client;
 #[cfg(test)]
 mod fake;
 mod import;
+mod inspect;
 mod serve;
 mod settings;
 mod tail;
@@ -43,6 +44,8 @@ Examples:
     Serve(ServeArgs),
     /// Put a file of JSON records into a topic
     Import(import::ImportArgs),
+    /// Show what a data directory holds and whether it is whole; changes nothing
+    Inspect(inspect::InspectArgs),
     /// Print the records of a topic, one a line
     Tail(tail::TailArgs),
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Import(args) => report(import::run(&args)),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Tail(args) => report(tail::run(&args)),
     }
 }
