@@ -869,6 +869,7 @@ impl Replay {
             loaded: Vec::new(),
             notices: Vec::new(),
             next_load: 0,
+            loading: AHashMap::new(),
             scratch: Vec::new(),
             outcomes: Vec::new(),
             settings,
