@@ -1,7 +1,7 @@
 //! Every way the engine says no.
 
 use crate::config::TopicType;
-use crate::index::SealedBlock;
+use crate::index::Wanted;
 use crate::wal::Wait;
 use std::fmt;
 
@@ -97,8 +97,8 @@ pub enum EngineError {
 pub enum No {
     /// It is refused; the answer leaves when the log has committed what the refusal rests on.
     Refused(EngineError, Wait),
-    /// These sealed blocks must be in the cache first: load them and ask again.
-    Load(Vec<SealedBlock>),
+    /// This must come from disk first: load it and ask again.
+    Load(Wanted),
     /// Something else on the topic or a full log is in the way: ask again after progress.
     Busy,
 }

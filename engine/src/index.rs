@@ -3,7 +3,8 @@
 
 use crate::cache::BlockKey;
 use crate::ids::{Lsn, SegmentId, TopicId};
-use crate::segment::BlockMeta;
+use crate::segment::{BlockMeta, Run, TagPlace};
+use crate::shard::TagMatch;
 use crate::wal::chunks::Chunks;
 use crate::wal::frame::{RecordsEntry, split_entry};
 use crate::wal::log::FrameRef;
@@ -31,6 +32,26 @@ impl SealedBlock {
     pub fn key(&self) -> BlockKey {
         (self.segment, self.meta.offset)
     }
+}
+
+/// A sorted list of tags in a sealed file, with the seqs of the topic's records that carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagRun {
+    /// Whose records.
+    pub topic: TopicId,
+    /// Which file.
+    pub segment: SegmentId,
+    /// Where in it, and for which seqs.
+    pub place: TagPlace,
+}
+
+/// What must come from disk before an operation can go on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    /// These blocks, the first of them for sure.
+    Blocks(Vec<SealedBlock>),
+    /// What a list of tags says about a predicate.
+    Tags(TagRun, TagMatch),
 }
 
 /// What lies next at or after a seq.
@@ -78,6 +99,8 @@ impl Source<'_> {
 #[derive(Debug, Default)]
 pub struct Index {
     sealed: VecDeque<SealedBlock>,
+    /// Lists of tags for the sealed blocks, by segment and then by seq.
+    tags: Vec<TagRun>,
     hot: VecDeque<FrameRef>,
     pages: VecDeque<Vec<u8>>,
     first_page: u64,
@@ -160,8 +183,8 @@ impl Index {
         self.hot.iter().map(|frame| frame.lsn).find(|lsn| lsn.0 & HEAP == 0)
     }
 
-    /// Replaces log entries below `lsn` by the blocks they were sealed into.
-    pub fn install(&mut self, lsn: Lsn, blocks: impl Iterator<Item = SealedBlock>) {
+    /// Replaces log entries below `lsn` by the runs they were sealed into.
+    pub fn install(&mut self, lsn: Lsn, runs: Vec<(SegmentId, Run)>) {
         if self.pages.is_empty() {
             while self.hot.front().is_some_and(|frame| frame.lsn < lsn) {
                 self.hot.pop_front();
@@ -169,11 +192,11 @@ impl Index {
         } else {
             self.hot.retain(|frame| frame.lsn >= lsn);
         }
-        self.add_sealed(blocks);
+        runs.into_iter().for_each(|(segment, run)| self.add_run(segment, run));
     }
 
     /// Adds sealed blocks, wherever they belong in seq order.
-    pub fn add_sealed(&mut self, blocks: impl Iterator<Item = SealedBlock>) {
+    fn add_sealed(&mut self, blocks: impl Iterator<Item = SealedBlock>) {
         let mut sorted = true;
         for block in blocks {
             sorted &= self.sealed.back().is_none_or(|last| last.meta.last_seq < block.meta.first_seq);
@@ -184,8 +207,31 @@ impl Index {
         }
     }
 
+    /// Adds a run of a sealed file: its blocks and its lists of tags.
+    pub fn add_run(&mut self, segment: SegmentId, run: Run) {
+        let Run { topic, blocks, tags } = run;
+        self.tags.extend(tags.into_iter().map(|place| TagRun { topic, segment, place }));
+        self.tags.sort_by_key(|tags| (tags.segment, tags.place.first_seq));
+        self.add_sealed(blocks.into_iter().map(|meta| SealedBlock { topic, segment, meta }));
+    }
+
+    /// Whether the segment has lists of tags for this topic.
+    pub fn has_tag_lists(&self, segment: SegmentId) -> bool {
+        let at = self.tags.partition_point(|tags| tags.segment < segment);
+        self.tags.get(at).is_some_and(|tags| tags.segment == segment)
+    }
+
+    /// The list of tags of a segment that reaches `seq` or is the next one above.
+    pub fn tags_at_or_after(&self, segment: SegmentId, seq: u64) -> Option<&TagRun> {
+        let at = self.tags.partition_point(|tags| (tags.segment, tags.place.last_seq) < (segment, seq));
+        self.tags.get(at).filter(|tags| tags.segment == segment)
+    }
+
     /// Forgets what lies wholly at or below `seq`; hands each forgotten block to `released`.
     pub fn drop_through(&mut self, seq: u64, mut released: impl FnMut(SealedBlock)) {
+        if self.sealed.front().is_some_and(|block| block.meta.last_seq <= seq) {
+            self.tags.retain(|tags| tags.place.last_seq > seq);
+        }
         while self.sealed.front().is_some_and(|block| block.meta.last_seq <= seq) {
             released(self.sealed.pop_front().expect("just seen"));
         }

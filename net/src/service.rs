@@ -19,6 +19,7 @@ use runelog_engine::config::Class;
 use runelog_engine::error::{EngineError, No};
 use runelog_engine::event::Batch;
 use runelog_engine::ids::Millis;
+use runelog_engine::index::Wanted;
 use runelog_engine::shard::{AppendRequest, LoadId, Shard, TopicRef, owner_of};
 use runelog_engine::wal::Wait;
 use std::collections::VecDeque;
@@ -46,8 +47,8 @@ struct Poll {
 /// What running an operation came to.
 enum Ran {
     Answer(Answer, Wait),
-    /// Ask again when these blocks are loaded.
-    Load(Op, Vec<runelog_engine::index::SealedBlock>),
+    /// Ask again when this is loaded.
+    Load(Op, Wanted),
     /// Ask again after progress.
     Busy(Op),
     /// Wait for the topic.

@@ -6,7 +6,7 @@ use super::{Effect, Shard, TopicRef};
 use crate::config::Class;
 use crate::error::{EngineError, No};
 use crate::ids::Millis;
-use crate::index::Source;
+use crate::index::{SealedBlock, Source, TagRun, Wanted};
 use crate::topic::{Hidden, Topic};
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
@@ -36,6 +36,13 @@ impl TagMatch {
             (TagMatch::Prefix(prefix), Some(tag)) => tag.starts_with(prefix),
         }
     }
+}
+
+/// What a list of tags says about the predicate of the delete at work.
+pub(super) struct TagHits {
+    pub(super) run: TagRun,
+    /// Seqs that match, ascending.
+    pub(super) seqs: Vec<u64>,
 }
 
 /// Which records to delete; the edge has made sure that at least one selector is there.
@@ -135,10 +142,16 @@ impl Shard {
             if first > deletion.through {
                 break;
             }
-            let untagged = matches!(source, Source::Sealed(block) if !block.meta.has_tags);
-            if untagged && deletion.matcher.is_some() {
-                deletion.at = last + 1;
-                continue;
+            if let (Source::Sealed(block), Some(matcher)) = (source, &deletion.matcher) {
+                let mut at = deletion.at;
+                let hit = self.next_hit(topic, block, &mut at, matcher);
+                // What a list has ruled out stays ruled out: only one list is in memory at a time.
+                deletion.at = at;
+                if !hit? {
+                    deletion.at = last + 1;
+                    examined += 1;
+                    continue;
+                }
             }
             let (count, bytes) = source.tally();
             let whole = deletion.matcher.is_none()
@@ -174,16 +187,51 @@ impl Shard {
         Ok(Some(self.delete_finish(deletion)))
     }
 
+    /// Moves `at` to the first seq at or above it in a sealed block that may match, by the segment's
+    /// lists of tags; `false` if there is none, so that the block need not be read.
+    fn next_hit(
+        &self,
+        topic: &Topic,
+        block: &SealedBlock,
+        at: &mut u64,
+        matcher: &TagMatch,
+    ) -> Result<bool, No> {
+        if !block.meta.has_tags {
+            return Ok(false);
+        }
+        if !topic.index.has_tag_lists(block.segment) {
+            return Ok(true); // lists are lost after a failed checkpoint: look at the records
+        }
+        *at = block.meta.first_seq.max(*at);
+        while let Some(run) = topic.index.tags_at_or_after(block.segment, *at) {
+            if run.place.first_seq > block.meta.last_seq {
+                break;
+            }
+            let Some(hits) = self.tag_hits.get(&topic.id).filter(|hits| hits.run == *run) else {
+                return Err(No::Load(Wanted::Tags(*run, matcher.clone())));
+            };
+            let next = hits.seqs.partition_point(|seq| *seq < *at);
+            if let Some(seq) = hits.seqs.get(next) {
+                *at = (*seq).max(*at);
+                return Ok(*seq <= block.meta.last_seq);
+            }
+            *at = run.place.last_seq + 1;
+        }
+        Ok(false)
+    }
+
     /// Gives up a delete that ended in a refusal or whose client is gone.
     pub fn delete_abandon(&mut self, deletion: &Deletion) {
         let topic = self.topics[deletion.topic.slot as usize].as_mut();
         if let Some(topic) = topic.filter(|topic| topic.id == deletion.topic.id) {
             topic.delete_at_work = false;
         }
+        self.tag_hits.remove(&deletion.topic.id);
     }
 
     fn delete_finish(&mut self, deletion: &mut Deletion) -> Deleted {
         let TopicRef { slot, id } = deletion.topic;
+        self.tag_hits.remove(&id);
         let (count, bytes) = (deletion.count, deletion.bytes);
         let ranges: Rc<[(u64, u64)]> = std::mem::take(&mut deletion.ranges).into();
         let topic = self.topic_mut(slot);

@@ -16,6 +16,7 @@ mod retain;
 mod seal;
 
 pub use append::{AppendRequest, Appended};
+use delete::TagHits;
 pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
 pub use export::Exported;
 pub use read::{ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
@@ -206,6 +207,8 @@ pub struct Shard {
     next_load: u64,
     /// Blocks that a load still waits for, and why it failed if its first block did.
     loading: AHashMap<LoadId, (usize, Option<String>)>,
+    /// For the delete at work on a topic: what the list of tags it is at says.
+    tag_hits: AHashMap<TopicId, TagHits>,
     scratch: Vec<u8>,
     outcomes: Vec<JobDone>,
 }
@@ -614,6 +617,7 @@ impl Shard {
             self.sealing.release(block.segment);
         }
         self.sealing.dropped.push(topic.id);
+        self.tag_hits.remove(&topic.id);
         topic
     }
 

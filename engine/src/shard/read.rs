@@ -4,7 +4,7 @@ use super::{Shard, TopicRef};
 use crate::error::No;
 use crate::event::Record;
 use crate::ids::Millis;
-use crate::index::{SealedBlock, Source};
+use crate::index::{SealedBlock, Source, Wanted};
 use crate::topic::{Loss, Topic};
 use crate::wal::Wait;
 
@@ -171,7 +171,8 @@ impl Shard {
                         if crowded && out.next_from_seq > start {
                             break 'sources;
                         }
-                        return Err(No::Load(self.wanted_blocks(topic, at, &out, request, bytes)));
+                        let wanted = self.wanted_blocks(topic, at, &out, request, bytes);
+                        return Err(No::Load(Wanted::Blocks(wanted)));
                     };
                     cached = found;
                     &mut cached

@@ -21,7 +21,6 @@ use crate::config::TopicConfig;
 use crate::disk::{Io, Jobs, OpenMode};
 use crate::error::{DiskError, FormatError};
 use crate::ids::{Lsn, Millis, TopicId};
-use crate::index::SealedBlock;
 use crate::limits::{BLOCK_BYTES, CHUNK_BYTES, RECORD_BYTES_MAX};
 use crate::mem::{AlignedBuf, Chunk};
 use crate::quota::Quota;
@@ -566,9 +565,7 @@ impl Replay {
             }
             for (segment, run) in std::mem::take(&mut loaded.runs) {
                 if let Some(topic) = topics.get_mut(&run.topic) {
-                    let blocks =
-                        run.blocks.into_iter().map(|meta| SealedBlock { topic: run.topic, segment, meta });
-                    topic.index.add_sealed(blocks);
+                    topic.index.add_run(segment, run);
                 }
             }
         }
@@ -870,6 +867,7 @@ impl Replay {
             notices: Vec::new(),
             next_load: 0,
             loading: AHashMap::new(),
+            tag_hits: AHashMap::new(),
             scratch: Vec::new(),
             outcomes: Vec::new(),
             settings,

@@ -7,7 +7,7 @@ use crate::config::{Class, Discard};
 use crate::error::No;
 use crate::event::{Record, RecordSpan};
 use crate::ids::Millis;
-use crate::index::{SealedBlock, Source};
+use crate::index::{SealedBlock, Source, Wanted};
 use crate::topic::{Loss, Topic, is_within};
 use std::ops::ControlFlow;
 
@@ -46,7 +46,7 @@ impl Shard {
                 }
                 Source::Sealed(block) => {
                     let Some(cached) = self.cache.borrow_mut().get(&block.key()) else {
-                        return Err(No::Load(vec![block.clone()]));
+                        return Err(No::Load(Wanted::Blocks(vec![block.clone()])));
                     };
                     for record in cached.records_from(at) {
                         let record = record.map_err(|error| self.unreadable(block, &error.to_string()))?;

@@ -11,6 +11,7 @@
 //! only once that block is durable. Recovery replays from the seal's end: blocks up to the described one
 //! only re-enter the index, later ones are applied.
 
+use super::delete::{TagHits, TagMatch};
 use super::{LoadId, Notice, Shard, TopicRef};
 use crate::cache::BlockKey;
 use crate::checkpoint::{self, CheckpointHead, Edit, TopicState};
@@ -18,7 +19,7 @@ use crate::disk::{Io, Op};
 use crate::error::DiskError;
 use crate::event::Record;
 use crate::ids::{Lsn, Millis, SegmentId, TopicId};
-use crate::index::SealedBlock;
+use crate::index::{TagRun, Wanted};
 use crate::limits::CHUNK_BYTES;
 use crate::mem::Chunk;
 use crate::ranges::RangeSet;
@@ -70,6 +71,15 @@ pub enum JobDone {
         key: BlockKey,
         /// The verified block.
         result: Result<Box<CachedBlock>, String>,
+    },
+    /// A list of tags was asked.
+    TagsFound {
+        /// For whom.
+        id: LoadId,
+        /// Which list.
+        run: TagRun,
+        /// Seqs that match, ascending.
+        result: Result<Vec<u64>, String>,
     },
     /// Files nobody needs were removed.
     Removed,
@@ -386,6 +396,10 @@ impl Shard {
             }
             JobDone::Checkpointed { head, result, removed } => self.on_checkpoint(head, result, removed, now),
             JobDone::Loaded { id, first, key, result } => self.on_loaded(id, first, key, result),
+            JobDone::TagsFound { id, run, result } => {
+                let result = result.map(|seqs| drop(self.tag_hits.insert(run.topic, TagHits { run, seqs })));
+                self.loaded.push((id, result));
+            }
             JobDone::Removed => {}
         }
     }
@@ -396,28 +410,25 @@ impl Shard {
 
     /// Puts sealed blocks in the place of log entries and lets the memory go.
     fn install(&mut self, upto: Lsn, topics: &[TopicRef], segments: Vec<SegmentMeta>) {
-        let mut blocks: AHashMap<TopicId, Vec<SealedBlock>> = AHashMap::new();
+        let mut runs: AHashMap<TopicId, Vec<(SegmentId, segment::Run)>> = AHashMap::new();
         for segment in &segments {
             let live_blocks = segment.runs.iter().map(|run| run.blocks.len() as u64).sum();
             let info = SegmentInfo { file_bytes: segment.file_bytes, shared: false, live_blocks };
             self.sealing.segments.insert(segment.id, info);
             for run in &segment.runs {
-                let of_run = run.blocks.iter().map(|meta| SealedBlock {
-                    topic: run.topic,
-                    segment: segment.id,
-                    meta: *meta,
-                });
-                blocks.entry(run.topic).or_default().extend(of_run);
+                runs.entry(run.topic).or_default().push((segment.id, run.clone()));
             }
         }
         for found in topics {
-            let of_topic = blocks.remove(&found.id).unwrap_or_default();
+            let of_topic = runs.remove(&found.id).unwrap_or_default();
             let topic = self.topics[found.slot as usize].as_mut().filter(|topic| topic.id == found.id);
             let Some(topic) = topic else {
-                of_topic.iter().for_each(|block| self.sealing.release(block.segment));
+                for (segment, run) in of_topic {
+                    run.blocks.iter().for_each(|_| self.sealing.release(segment));
+                }
                 continue;
             };
-            topic.index.install(upto, of_topic.into_iter());
+            topic.index.install(upto, of_topic);
             let dead = topic.earliest() - 1;
             let sealing = &mut self.sealing;
             topic.index.drop_through(dead, |block| sealing.release(block.segment));
@@ -717,10 +728,17 @@ impl Shard {
 
     /// Loads sealed blocks for an operation that ended in [`No::Load`](crate::error::No::Load); the
     /// result comes with [`Shard::take_loaded`].
-    pub fn load(&mut self, blocks: Vec<SealedBlock>) -> LoadId {
-        assert!(!blocks.is_empty(), "a load is of something");
+    pub fn load(&mut self, wanted: Wanted) -> LoadId {
         let id = LoadId(self.next_load);
         self.next_load += 1;
+        let blocks = match wanted {
+            Wanted::Blocks(blocks) => blocks,
+            Wanted::Tags(run, matcher) => {
+                self.load_tags(id, run, matcher);
+                return id;
+            }
+        };
+        assert!(!blocks.is_empty(), "a load is of something");
         self.loading.insert(id, (blocks.len(), None));
         // Each block is a job, so that they are read at the same time.
         for (index, block) in blocks.into_iter().enumerate() {
@@ -738,6 +756,26 @@ impl Shard {
             });
         }
         id
+    }
+
+    /// Asks a list of tags which seqs match.
+    fn load_tags(&mut self, id: LoadId, run: TagRun, matcher: TagMatch) {
+        let (io, files) = (self.io.clone(), self.files.clone());
+        self.jobs.add(async move {
+            let result = async {
+                let path = segment::path(run.segment);
+                let lease = files.get(&io, run.segment).await.map_err(|error| format!("{path}: {error}"))?;
+                let section = segment::read_tags(&io, lease.file(), run.segment, run.topic, &run.place).await;
+                let section = section.map_err(|error| error.to_string())?;
+                let seqs = match &matcher {
+                    TagMatch::Eq(tag) => section.tags_eq(tag),
+                    TagMatch::Prefix(prefix) => section.tags_prefix(prefix),
+                };
+                seqs.map_err(|error| format!("{path}: {error}"))
+            };
+            let result = result.await;
+            JobDone::TagsFound { id, run, result }
+        });
     }
 
     /// A block of a load came. Only the first block is needed for sure; the others are read ahead, and
