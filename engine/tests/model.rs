@@ -125,7 +125,7 @@ fn run(seed: u64) -> Outcome<()> {
 #[test]
 fn a_shard_does_what_the_plain_model_does() {
     let first = env("RUNELOG_SEED", 1);
-    for seed in first..first + env("RUNELOG_SEEDS", 20) {
+    for seed in first..first + env("RUNELOG_SEEDS", 80) {
         named(&format!("RUNELOG_SEED={seed} RUNELOG_SEEDS=1"), || {
             run(seed).unwrap_or_else(|stop: Stop| panic!("{stop:?}"));
         });

@@ -236,10 +236,10 @@ impl Rig {
                 return Ok(());
             }
             self.step(true)?;
-            if self.committed() < block {
-                if let Some(error) = self.shard().halted() {
-                    return Err(Stop::Refused(error));
-                }
+            if self.committed() < block
+                && let Some(error) = self.shard().halted()
+            {
+                return Err(Stop::Refused(error));
             }
         }
         panic!("block {block} is never committed");
