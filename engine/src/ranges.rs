@@ -23,11 +23,11 @@ impl RangeSet {
     /// Adds `first..=last`.
     pub fn insert(&mut self, mut first: u64, mut last: u64) {
         assert!(first <= last);
-        if let Some((start, end)) = self.ranges.range(..first).next_back().map(|(s, e)| (*s, *e)) {
-            if end >= first.saturating_sub(1) {
-                first = start;
-                last = last.max(end);
-            }
+        if let Some((start, end)) = self.ranges.range(..first).next_back().map(|(s, e)| (*s, *e))
+            && end >= first.saturating_sub(1)
+        {
+            first = start;
+            last = last.max(end);
         }
         while let Some((start, end)) = self.ranges.range(first..).next().map(|(s, e)| (*s, *e)) {
             if start > last.saturating_add(1) {

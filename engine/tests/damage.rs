@@ -197,7 +197,7 @@ fn a_damaged_sealed_block_is_unreadable_and_nothing_else_is() {
         from_seq: all.last().unwrap().seq - 1,
         limit: 10,
         max_bytes: 1 << 20,
-        nodes: &[],
+        skip_node: None,
     };
     assert_eq!(world.rig.read("a", &request).unwrap().1.len(), 1, "records stored elsewhere");
     assert!(!world.rig.read_all("b").unwrap().1.is_empty(), "other topics");

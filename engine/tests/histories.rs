@@ -138,7 +138,7 @@ fn what_a_read_finds_to_be_over_by_age_it_does_not_deliver() {
     add(&mut world, "t", &[60]).unwrap();
     world.rig.settle().unwrap();
     world.rig.advance(60);
-    let request = ReadRequest { from_seq: 0, limit: 100, max_bytes: 1 << 20, nodes: &[] };
+    let request = ReadRequest { from_seq: 0, limit: 100, max_bytes: 1 << 20, skip_node: None };
     world.read("t", &request).unwrap();
     world.read("t", &request).unwrap();
     world.check().unwrap();
@@ -278,7 +278,7 @@ fn a_read_of_more_than_the_cache_holds_comes_to_an_end() {
         world.rig.settle().unwrap();
     }
     seal(&mut world).unwrap();
-    let request = ReadRequest { from_seq: 0, limit: 100, max_bytes: 8 << 20, nodes: &[] };
+    let request = ReadRequest { from_seq: 0, limit: 100, max_bytes: 8 << 20, skip_node: None };
     let (outcome, seen) = world.rig.read("t", &request).unwrap();
     assert!(!seen.is_empty() && outcome.next_from_seq == seen.len() as u64, "{outcome:?}");
     world.check().unwrap();

@@ -116,18 +116,18 @@ impl Shard {
         let records = request.batch.records;
         let topic = self.topic(slot);
         let control = Wait(topic.control_block);
-        if let (Some(hash), Some(dedup)) = (hash, &topic.dedup) {
-            if let Some(first) = dedup.get(hash, now, topic.config.idempotency_window_ms) {
-                return Ok(Appended {
-                    topic: TopicRef { slot, id: topic.id },
-                    first_seq: first.first_seq,
-                    count: first.count,
-                    created: false,
-                    deduped: true,
-                    class: topic.config.class,
-                    wait: Wait(first.block).max(control),
-                });
-            }
+        if let (Some(hash), Some(dedup)) = (hash, &topic.dedup)
+            && let Some(first) = dedup.get(hash, now, topic.config.idempotency_window_ms)
+        {
+            return Ok(Appended {
+                topic: TopicRef { slot, id: topic.id },
+                first_seq: first.first_seq,
+                count: first.count,
+                created: false,
+                deduped: true,
+                class: topic.config.class,
+                wait: Wait(first.block).max(control),
+            });
         }
         let expiry = self.expire(slot, now)?;
         let topic = self.topic(slot);

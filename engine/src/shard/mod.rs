@@ -282,10 +282,10 @@ impl Shard {
         let committed = self.log.committed();
         while self.effects.front().is_some_and(|pending| pending.block <= committed) {
             let pending = self.effects.pop_front().expect("just seen");
-            if let Some(topic) = self.topics[pending.slot as usize].as_mut() {
-                if topic.id == pending.id {
-                    topic.pending_effects -= 1;
-                }
+            if let Some(topic) = self.topics[pending.slot as usize].as_mut()
+                && topic.id == pending.id
+            {
+                topic.pending_effects -= 1;
             }
             self.apply(pending.slot, pending.id, pending.effect);
         }

@@ -27,6 +27,14 @@ pub struct ReadRequest<'a> {
     pub skip_node: Option<&'a dyn Fn(&[u8]) -> bool>,
 }
 
+impl std::fmt::Debug for ReadRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ReadRequest { from_seq, limit, max_bytes, skip_node } = self;
+        let filtered = if skip_node.is_some() { ", filtered" } else { "" };
+        write!(f, "from {from_seq}, {limit} records, {max_bytes} bytes{filtered}")
+    }
+}
+
 /// Why records are missing (D-14, D-15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TombstoneReason {

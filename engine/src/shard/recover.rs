@@ -311,12 +311,12 @@ async fn scan(
                 };
                 let bytes = chunk.bytes(offset.min(filled), filled);
                 let Some((block, crc)) = expected.judge(bytes) else {
-                    if let Err(error) = BlockHeader::decode(bytes) {
-                        if is_unknown_version(&error) {
-                            let place = chunk_start + offset as u64 - file_start;
-                            let text = format!("{path}, offset {place}: {error}");
-                            return Err(RecoverError::Foreign(text));
-                        }
+                    if let Err(error) = BlockHeader::decode(bytes)
+                        && is_unknown_version(&error)
+                    {
+                        let place = chunk_start + offset as u64 - file_start;
+                        let text = format!("{path}, offset {place}: {error}");
+                        return Err(RecoverError::Foreign(text));
                     }
                     stopped = Some(chunk_start + offset as u64);
                     break;
@@ -416,10 +416,11 @@ async fn judge_missing(
         let buf = AlignedBuf::zeroed(CHUNK_BYTES);
         let (buf, filled) = io.read(file, BLOCK_BYTES as u64, buf).await.map_err(disk)?;
         io.close(file).await;
-        if let Some((block, _)) = whole_block(&buf[..filled]) {
-            if block.number >= tail.next_block && block.lsn / settings.file_bytes >= number {
-                return refuse(format!("{text}, and valid blocks follow it"));
-            }
+        if let Some((block, _)) = whole_block(&buf[..filled])
+            && block.number >= tail.next_block
+            && block.lsn / settings.file_bytes >= number
+        {
+            return refuse(format!("{text}, and valid blocks follow it"));
         }
     }
     Ok(())
@@ -502,13 +503,13 @@ async fn look_ahead(
 /// Notes the seqs of records entries in a payload.
 fn seqs_of(mut payload: &[u8], seqs: &mut BTreeMap<TopicId, (u64, u64)>) {
     while let Ok((entry, body, rest)) = split_entry(payload) {
-        if entry.kind == Kind::Records {
-            if let Ok(records) = RecordsEntry::decode(body) {
-                let RecordsHeader { topic, first_seq, .. } = records.header;
-                let range = seqs.entry(topic).or_insert((first_seq, first_seq));
-                range.0 = range.0.min(first_seq);
-                range.1 = range.1.max(records.header.last_seq());
-            }
+        if entry.kind == Kind::Records
+            && let Ok(records) = RecordsEntry::decode(body)
+        {
+            let RecordsHeader { topic, first_seq, .. } = records.header;
+            let range = seqs.entry(topic).or_insert((first_seq, first_seq));
+            range.0 = range.0.min(first_seq);
+            range.1 = range.1.max(records.header.last_seq());
         }
         payload = rest;
     }
@@ -795,7 +796,7 @@ impl Replay {
         let head = self.loaded.as_ref().map(|loaded| loaded.head);
         let clean = head.is_some_and(|head| head.clean && tail.next_block == head.described_block + 1);
         let epoch = survey.epoch.max(head.map_or(0, |head| head.epoch)) + 1;
-        let file_number = tail.last_file.max(FIRST_FILE - 1) + 1;
+        let file_number = tail.last_file + 1;
         let log_start = LogStart {
             shard: settings.shard,
             epoch,

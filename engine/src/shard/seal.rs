@@ -228,10 +228,12 @@ impl Shard {
     pub(super) fn seal_if_due(&mut self, now: Millis, now_us: u64) {
         self.sealing.now = now;
         self.log.chunks.collect();
-        if !self.sealing.preparing && self.log.failed().is_none() && now >= self.sealing.retry_at {
-            if let Some(number) = self.log.wanted_file() {
-                self.prepare_file(number);
-            }
+        if !self.sealing.preparing
+            && self.log.failed().is_none()
+            && now >= self.sealing.retry_at
+            && let Some(number) = self.log.wanted_file()
+        {
+            self.prepare_file(number);
         }
         if now - self.sealing.last_sync >= SYNC_EVERY_MS {
             self.sealing.last_sync = now;
@@ -641,10 +643,10 @@ impl Shard {
             for block in topic.index.sealed() {
                 let of_segment = runs.entry(block.segment).or_default();
                 match of_segment.last_mut().filter(|run| run.topic == topic.id) {
-                    Some(run) => run.blocks.push(block.meta.clone()),
+                    Some(run) => run.blocks.push(block.meta),
                     None => of_segment.push(segment::Run {
                         topic: topic.id,
-                        blocks: vec![block.meta.clone()],
+                        blocks: vec![block.meta],
                         tags: Vec::new(),
                     }),
                 }
@@ -836,10 +838,8 @@ impl SealJob {
                 segments.push(full.finish().await?);
             }
             self.write_item(item, &mut writer).await?;
-            if own {
-                if let Some(full) = writer.take() {
-                    segments.push(full.finish().await?);
-                }
+            if own && let Some(full) = writer.take() {
+                segments.push(full.finish().await?);
             }
         }
         if let Some(last) = writer {

@@ -424,8 +424,7 @@ impl Piece {
         if let Some(key) = to.key {
             out.put(key);
         }
-        let mut seq = header.first_seq;
-        for span in &batch.records[self.start..self.end] {
+        for (seq, span) in (header.first_seq..).zip(&batch.records[self.start..self.end]) {
             let of = |span: crate::event::Span| span.of(batch.body, batch.side);
             let record = Record {
                 seq,
@@ -437,7 +436,6 @@ impl Piece {
                 hops: 0,
             };
             put_record(out, &record);
-            seq += 1;
         }
         let mut offset = 0u32;
         for (index, span) in batch.records[self.start..self.end].iter().enumerate() {
@@ -617,10 +615,10 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = out.clone();
                 changed[at] ^= 1 << bit;
-                if let Ok((_, entry, _)) = split_entry(&changed) {
-                    if let Ok(records) = RecordsEntry::decode(entry) {
-                        records.records_from(40).for_each(drop);
-                    }
+                if let Ok((_, entry, _)) = split_entry(&changed)
+                    && let Ok(records) = RecordsEntry::decode(entry)
+                {
+                    records.records_from(40).for_each(drop);
                 }
             }
         }

@@ -236,10 +236,10 @@ impl Rig {
                 return Ok(());
             }
             self.step(true)?;
-            if self.committed() < block {
-                if let Some(error) = self.shard().halted() {
-                    return Err(Stop::Refused(error));
-                }
+            if self.committed() < block
+                && let Some(error) = self.shard().halted()
+            {
+                return Err(Stop::Refused(error));
             }
         }
         panic!("block {block} is never committed");
@@ -284,8 +284,7 @@ impl Rig {
                     self.step(true)?
                 }
                 Err(No::Load(blocks)) => {
-                    obstacle = format!("wants {} blocks from {:?}", blocks.len(), blocks[0]);
-                    assert!(!blocks.is_empty());
+                    obstacle = format!("wants {blocks:?}");
                     let id = self.shard().load(blocks);
                     self.await_load(id)?;
                 }
@@ -400,7 +399,7 @@ impl Rig {
     pub fn read_all(&mut self, topic: &str) -> Outcome<(ReadOutcome, Vec<Seen>)> {
         let limit = 1 + self.rng.below(60) as u32;
         let max_bytes = 1 + self.rng.below(3 << 20);
-        let mut request = ReadRequest { from_seq: 0, limit, max_bytes, nodes: &[] };
+        let mut request = ReadRequest { from_seq: 0, limit, max_bytes, skip_node: None };
         let (first, mut all) = self.read(topic, &request)?;
         let mut last = first;
         while !last.caught_up() {

@@ -428,7 +428,13 @@ impl World {
         let mut expected = Vec::new();
         let filters = topic.config.dedupe_node;
         for (seq, stored) in topic.live.range(start + 1..) {
-            if filters && stored.rec.node.as_ref().is_some_and(|node| request.nodes.contains(node)) {
+            if filters
+                && stored
+                    .rec
+                    .node
+                    .as_ref()
+                    .is_some_and(|node| request.skip_node.is_some_and(|skip| skip(node)))
+            {
                 examined += 1;
                 continue;
             }
