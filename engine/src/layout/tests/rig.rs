@@ -203,7 +203,7 @@ impl Rig {
     fn see(&mut self, home: usize, name: &str) -> Seen {
         let (mut records, mut gap, mut from_seq) = (Vec::new(), None, 0);
         loop {
-            let request = ReadRequest { from_seq, limit: 100, max_bytes: u64::MAX, nodes: &[] };
+            let request = ReadRequest { from_seq, limit: 100, max_bytes: u64::MAX, skip_node: None };
             let (outcome, found): (ReadOutcome, Vec<_>) = self.retry(home, |shard, now| {
                 let mut found = Vec::new();
                 let outcome = shard.read(name.as_bytes(), &request, now, |record| {
