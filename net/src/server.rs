@@ -314,9 +314,12 @@ impl CoreStart {
         let mut disk = CoreDisk { ring, disk, done: Vec::new() };
         let io = Io::default();
         let recovery = recover(&io, self.settings, self.quota, wall_clock_ms(), |_| {});
-        let (shard, report) = block_on(&io, &mut disk, recovery)
+        let (mut shard, report) = block_on(&io, &mut disk, recovery)
             .map_err(|error| failed(format!("{}, core {}", self.data_dir.display(), self.core), error))?;
-        let CoreDisk { mut ring, disk, .. } = disk;
+        let CoreDisk { mut ring, mut disk, .. } = disk;
+        for chunk in shard.take_fresh_chunks() {
+            disk.register_chunk(&ring, &chunk);
+        }
         let steady_ms = self.origin.elapsed().as_millis() as u64;
         let sockets = Sockets::new(&ring, steady_ms)
             .map_err(|error| failed(format!("receive buffers of core {}", self.core), error))?;

@@ -646,9 +646,7 @@ impl Service {
 
     /// Whether the next turn has work to do already.
     pub(crate) fn has_work(&self) -> bool {
-        !self.answers.is_empty()
-            || !self.busy.is_empty()
-            || self.shard.has_work() && self.shard.io().is_idle()
+        !self.answers.is_empty() || !self.busy.is_empty() || self.shard.is_runnable()
     }
 
     /// When the next long-poll ends.

@@ -10,7 +10,9 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 /// A handle to one shard's operation queue. Clones share the queue.
 #[derive(Clone, Default)]
@@ -42,12 +44,6 @@ impl Io {
     /// Whether operations are queued.
     pub fn has_outgoing(&self) -> bool {
         !self.0.borrow().outgoing.is_empty()
-    }
-
-    /// Whether nobody waits for a completion: jobs that have not ended have computation left.
-    pub fn is_idle(&self) -> bool {
-        let queue = self.0.borrow();
-        queue.awaited.is_empty()
     }
 
     /// Takes a completion if a future waits for it (then [`Jobs::run`] should follow), otherwise
@@ -205,18 +201,35 @@ impl Drop for Completion {
 /// this, and goes on at the next [`Jobs::run`].
 pub async fn breathe() {
     let mut first = true;
-    std::future::poll_fn(move |_| if std::mem::take(&mut first) { Poll::Pending } else { Poll::Ready(()) })
-        .await
+    std::future::poll_fn(move |context| {
+        if std::mem::take(&mut first) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await
+}
+
+/// Set by a job that has computation left and waits for no completion.
+#[derive(Default)]
+struct Runnable(AtomicBool);
+
+impl Wake for Runnable {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Background jobs of one shard, each a future that ends in a `T`.
 pub struct Jobs<T> {
     running: Vec<Pin<Box<dyn Future<Output = T>>>>,
+    runnable: Arc<Runnable>,
 }
 
 impl<T> Default for Jobs<T> {
     fn default() -> Self {
-        Jobs { running: Vec::new() }
+        Jobs { running: Vec::new(), runnable: Arc::default() }
     }
 }
 
@@ -224,6 +237,12 @@ impl<T> Jobs<T> {
     /// Adds a job; it starts at the next [`Jobs::run`].
     pub fn add(&mut self, job: impl Future<Output = T> + 'static) {
         self.running.push(Box::pin(job));
+        self.runnable.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a job can go on without a completion.
+    pub fn is_runnable(&self) -> bool {
+        self.runnable.0.load(Ordering::Relaxed)
     }
 
     /// Jobs that have not ended.
@@ -238,7 +257,9 @@ impl<T> Jobs<T> {
 
     /// Polls every job once; results of those that ended go to `out`.
     pub fn run(&mut self, out: &mut Vec<T>) {
-        let mut context = Context::from_waker(Waker::noop());
+        self.runnable.0.store(false, Ordering::Relaxed);
+        let waker = Waker::from(self.runnable.clone());
+        let mut context = Context::from_waker(&waker);
         let mut at = 0;
         while at < self.running.len() {
             match self.running[at].as_mut().poll(&mut context) {

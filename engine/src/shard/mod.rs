@@ -204,6 +204,8 @@ pub struct Shard {
     /// What the operator should read.
     notices: Vec<Notice>,
     next_load: u64,
+    /// Blocks that a load still waits for, and why it failed if its first block did.
+    loading: AHashMap<LoadId, (usize, Option<String>)>,
     scratch: Vec<u8>,
     outcomes: Vec<JobDone>,
 }
@@ -262,9 +264,14 @@ impl Shard {
         self.log.flush(now_us);
     }
 
-    /// Whether jobs have computation left that no completion will wake: turn again soon.
+    /// Whether jobs are under way.
     pub fn has_work(&self) -> bool {
         !self.jobs.is_empty()
+    }
+
+    /// Whether a job has computation left that no completion will wake: turn again at once.
+    pub fn is_runnable(&self) -> bool {
+        self.jobs.is_runnable()
     }
 
     /// Applies the effects of committed blocks, in log order.

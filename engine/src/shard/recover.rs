@@ -28,7 +28,9 @@ use crate::quota::Quota;
 use crate::topic::{Loss, Remembered, Topic};
 use crate::wal::chunks::Chunks;
 use crate::wal::files;
-use crate::wal::format::{BLOCK_HEADER_BYTES, BlockHeader, FileHeader, SKIP, UNKNOWN_BLOCK};
+use crate::wal::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, FileHeader, SKIP, UNKNOWN_BLOCK, is_unknown_version,
+};
 use crate::wal::frame::{Kind, RecordsEntry, RecordsHeader, split_entry};
 use crate::wal::log::{FrameRef, Log, LogStart};
 use ahash::AHashMap;
@@ -88,6 +90,8 @@ pub struct RecoveryReport {
 struct Found {
     slot: u32,
     header: FileHeader,
+    /// Somebody cut it: what is left is read, but it is not used again.
+    short: bool,
 }
 
 /// Recovers a shard, or starts an empty one. Directories must exist. `progress` hears bytes replayed.
@@ -163,8 +167,10 @@ struct Survey {
     files: BTreeMap<u64, Found>,
     /// Complete files whose place in the log is free.
     spare: Vec<u32>,
-    /// Files with an unreadable header.
-    damaged: Vec<(u32, String)>,
+    /// Files with an unreadable header, and whether they are short.
+    damaged: Vec<(u32, String, bool)>,
+    /// Numbers of all checkpoint files.
+    checkpoints: Vec<u64>,
     next_slot: u32,
     epoch: u64,
 }
@@ -174,8 +180,14 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
     let dir = settings.dir();
     let disk = |path: &str, error| RecoverError::Disk { path: path.to_owned(), error };
     let names = io.list(&dir).await.map_err(|error| disk(&dir, error))?;
-    let mut survey =
-        Survey { files: BTreeMap::new(), spare: Vec::new(), damaged: Vec::new(), next_slot: 0, epoch: 0 };
+    let mut survey = Survey {
+        files: BTreeMap::new(),
+        spare: Vec::new(),
+        damaged: Vec::new(),
+        checkpoints: Vec::new(),
+        next_slot: 0,
+        epoch: 0,
+    };
     let mut buf = AlignedBuf::zeroed(BLOCK_BYTES);
     for (name, bytes) in names {
         let path = format!("{dir}/{name}");
@@ -183,20 +195,29 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
             io.remove(&path).await.map_err(|error| disk(&path, error))?;
             continue;
         }
+        if let checkpoint::Name::Checkpoint(number) = checkpoint::parse_name(&name) {
+            survey.checkpoints.push(number);
+        }
         let Some(slot) = files::slot_of(&name) else { continue };
         survey.next_slot = survey.next_slot.max(slot + 1);
-        if bytes < settings.file_bytes {
-            // Its preparation never ended; it has no header and will be filled from the start.
-            io.remove(&path).await.map_err(|error| disk(&path, error))?;
-            continue;
-        }
         let file = io.open(&path, OpenMode::Read).await.map_err(|error| disk(&path, error))?;
-        let (filled, _) = io.read(file, 0, buf).await.map_err(|error| disk(&path, error))?;
+        let (filled, read) = io.read(file, 0, buf).await.map_err(|error| disk(&path, error))?;
         buf = filled;
         io.close(file).await;
-        match FileHeader::decode(&buf) {
+        let short = bytes < settings.file_bytes;
+        match FileHeader::decode(&buf[..read]) {
+            Ok(None) if short => {
+                // Its preparation never ended: it has no header and is made again.
+                io.remove(&path).await.map_err(|error| disk(&path, error))?;
+            }
+            Err(_) if read < BLOCK_HEADER_BYTES => {
+                io.remove(&path).await.map_err(|error| disk(&path, error))?;
+            }
+            Err(error) if is_unknown_version(&error) => {
+                return Err(RecoverError::Foreign(format!("{path}: {error}")));
+            }
             Ok(None) => survey.spare.push(slot),
-            Err(error) => survey.damaged.push((slot, format!("{path}: {error}"))),
+            Err(error) => survey.damaged.push((slot, format!("{path}: {error}"), short)),
             Ok(Some(header)) => {
                 if header.directory != settings.directory
                     || header.shard != settings.shard
@@ -208,7 +229,7 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
                     )));
                 }
                 survey.epoch = survey.epoch.max(header.epoch);
-                let found = Found { slot, header };
+                let found = Found { slot, header, short };
                 // A recycled file may leave two of one number: the later epoch has it.
                 match survey.files.insert(header.number, found) {
                     Some(other) if other.header.epoch > header.epoch => {
@@ -291,6 +312,13 @@ async fn scan(
                 };
                 let bytes = chunk.bytes(offset.min(filled), filled);
                 let Some((block, crc)) = expected.judge(bytes) else {
+                    if let Err(error) = BlockHeader::decode(bytes) {
+                        if is_unknown_version(&error) {
+                            let place = chunk_start + offset as u64 - file_start;
+                            let text = format!("{path}, offset {place}: {error}");
+                            return Err(RecoverError::Foreign(text));
+                        }
+                    }
                     stopped = Some(chunk_start + offset as u64);
                     break;
                 };
@@ -382,7 +410,7 @@ async fn judge_missing(
         return refuse(format!("file number {later} of the same log is there"));
     }
     // A header torn while the file was being prepared is harmless, unless blocks follow it.
-    for (slot, text) in &survey.damaged {
+    for (slot, text, _) in &survey.damaged {
         let path = files::path(&settings.dir(), *slot);
         let disk = |error| RecoverError::Disk { path: path.clone(), error };
         let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
@@ -790,9 +818,10 @@ impl Replay {
         sealing.log_start_block = start.block;
         sealing.next_slot = survey.next_slot;
         sealing.free_slots = survey.spare.clone();
-        sealing.free_slots.extend(survey.damaged.iter().map(|(slot, _)| *slot));
+        let usable = survey.damaged.iter().filter(|(_, _, short)| !short);
+        sealing.free_slots.extend(usable.map(|(slot, ..)| *slot));
         let first_needed = start.lsn.0 / settings.file_bytes;
-        for (number, found) in &survey.files {
+        for (number, found) in survey.files.iter().filter(|(_, found)| !found.short) {
             match *number < file_number {
                 true => sealing.old_files.push((*number, found.slot)),
                 false => sealing.free_slots.push(found.slot),
@@ -809,6 +838,9 @@ impl Replay {
                 sealing.existing.push((*number, base));
                 base = Some(*number);
             }
+            // The others go when the next checkpoint is written: then two can be loaded again.
+            sealing.stale = survey.checkpoints.clone();
+            sealing.stale.retain(|number| !loaded.chain.contains(number));
             for (id, state) in &loaded.segments {
                 let info = SegmentInfo { file_bytes: state.file_bytes, shared: state.shared, live_blocks: 0 };
                 sealing.segments.insert(*id, info);
@@ -837,6 +869,7 @@ impl Replay {
             loaded: Vec::new(),
             notices: Vec::new(),
             next_load: 0,
+            loading: AHashMap::new(),
             scratch: Vec::new(),
             outcomes: Vec::new(),
             settings,

@@ -60,12 +60,16 @@ pub enum JobDone {
         /// Segments it no longer names.
         removed: Vec<SegmentId>,
     },
-    /// Blocks were read.
+    /// A block was read.
     Loaded {
         /// For whom.
         id: LoadId,
-        /// The verified blocks.
-        result: Result<Vec<(BlockKey, CachedBlock)>, String>,
+        /// Whether it is the one asked for, or read ahead.
+        first: bool,
+        /// Its place.
+        key: BlockKey,
+        /// The verified block.
+        result: Result<Box<CachedBlock>, String>,
     },
     /// Files nobody needs were removed.
     Removed,
@@ -125,6 +129,8 @@ pub(super) struct Sealing {
     pub(super) old_files: Vec<(u64, u32)>,
     /// Its chain: numbers with their bases.
     pub(super) existing: Vec<(u64, Option<u64>)>,
+    /// Checkpoints that the start did not use: older ones, and damaged ones.
+    pub(super) stale: Vec<u64>,
     pub(super) chain_len: usize,
     pub(super) full_bytes: u64,
     delta_bytes: u64,
@@ -164,6 +170,7 @@ impl Sealing {
             highest: 0,
             old_files: Vec::new(),
             existing: Vec::new(),
+            stale: Vec::new(),
             chain_len: 0,
             full_bytes: 0,
             delta_bytes: 0,
@@ -378,15 +385,7 @@ impl Shard {
                 }
             }
             JobDone::Checkpointed { head, result, removed } => self.on_checkpoint(head, result, removed, now),
-            JobDone::Loaded { id, result } => {
-                let result = result.map(|blocks| {
-                    let mut cache = self.cache.borrow_mut();
-                    for (key, block) in blocks {
-                        cache.insert(key, block);
-                    }
-                });
-                self.loaded.push((id, result));
-            }
+            JobDone::Loaded { id, first, key, result } => self.on_loaded(id, first, key, result),
             JobDone::Removed => {}
         }
     }
@@ -696,8 +695,9 @@ impl Shard {
 
     /// Removes segments that no checkpoint names and checkpoints that no start needs.
     fn remove_files(&mut self, segments: Vec<SegmentId>) {
-        let numbers = checkpoint::plan_retention(&self.sealing.existing);
+        let mut numbers = checkpoint::plan_retention(&self.sealing.existing);
         self.sealing.existing.retain(|(number, _)| !numbers.contains(number));
+        numbers.append(&mut self.sealing.stale);
         if segments.is_empty() && numbers.is_empty() {
             return;
         }
@@ -718,31 +718,48 @@ impl Shard {
     /// Loads sealed blocks for an operation that ended in [`No::Load`](crate::error::No::Load); the
     /// result comes with [`Shard::take_loaded`].
     pub fn load(&mut self, blocks: Vec<SealedBlock>) -> LoadId {
+        assert!(!blocks.is_empty(), "a load is of something");
         let id = LoadId(self.next_load);
         self.next_load += 1;
-        let (io, files) = (self.io.clone(), self.files.clone());
-        self.jobs.add(async move {
-            let mut loaded = Vec::with_capacity(blocks.len());
-            for block in blocks {
-                let lease = match files.get(&io, block.segment).await {
-                    Ok(lease) => lease,
-                    Err(error) => {
-                        let text = format!("{}: {error}", segment::path(block.segment));
-                        let result = if loaded.is_empty() { Err(text) } else { Ok(loaded) };
-                        return JobDone::Loaded { id, result };
+        self.loading.insert(id, (blocks.len(), None));
+        // Each block is a job, so that they are read at the same time.
+        for (index, block) in blocks.into_iter().enumerate() {
+            let (io, files) = (self.io.clone(), self.files.clone());
+            self.jobs.add(async move {
+                let result = match files.get(&io, block.segment).await {
+                    Err(error) => Err(format!("{}: {error}", segment::path(block.segment))),
+                    Ok(lease) => {
+                        segment::read_block(&io, lease.file(), block.segment, block.topic, &block.meta)
+                            .await
+                            .map_err(|error| error.to_string())
                     }
                 };
-                match segment::read_block(&io, lease.file(), block.segment, block.topic, &block.meta).await {
-                    Ok(found) => loaded.push((block.key(), found)),
-                    // Only the first block is needed for sure. The others are read ahead, and one that
-                    // is damaged must not keep a reader from those before it (I-98).
-                    Err(_) if !loaded.is_empty() => break,
-                    Err(error) => return JobDone::Loaded { id, result: Err(error.to_string()) },
-                }
-            }
-            JobDone::Loaded { id, result: Ok(loaded) }
-        });
+                JobDone::Loaded { id, first: index == 0, key: block.key(), result: result.map(Box::new) }
+            });
+        }
         id
+    }
+
+    /// A block of a load came. Only the first block is needed for sure; the others are read ahead, and
+    /// one that is damaged must not keep a reader from those before it (I-98).
+    fn on_loaded(
+        &mut self,
+        id: LoadId,
+        first: bool,
+        key: BlockKey,
+        result: Result<Box<CachedBlock>, String>,
+    ) {
+        let (left, failed) = self.loading.get_mut(&id).expect("a load under way");
+        *left -= 1;
+        match result {
+            Ok(block) => drop(self.cache.borrow_mut().insert(key, *block)),
+            Err(why) if first => *failed = Some(why),
+            Err(_) => {}
+        }
+        if *left == 0 {
+            let (_, failed) = self.loading.remove(&id).expect("just seen");
+            self.loaded.push((id, failed.map_or(Ok(()), Err)));
+        }
     }
 
     /// Begins a clean stop (SH-5): when everything is committed a checkpoint marked clean is written.

@@ -54,6 +54,15 @@ pub const SKIP: u16 = 1;
 /// First block of a file that was prepared before that was known.
 pub const UNKNOWN_BLOCK: u64 = u64::MAX;
 
+const FILE_VERSION_UNKNOWN: &str = "log file header of an unknown version";
+const BLOCK_VERSION_UNKNOWN: &str = "block header of an unknown version";
+
+/// Whether a header was whole and of a version that this build does not read: never a torn tail,
+/// always a reason to refuse (I-99).
+pub fn is_unknown_version(error: &FormatError) -> bool {
+    [FILE_VERSION_UNKNOWN, BLOCK_VERSION_UNKNOWN].iter().any(|what| *error == FormatError::new(what))
+}
+
 const FILE_MAGIC: [u8; 8] = *b"RUNELOG\0";
 const BLOCK_MAGIC: [u8; 4] = *b"RBLK";
 
@@ -116,7 +125,7 @@ impl FileHeader {
             return Err(FormatError::new("log file header"));
         }
         if u16_at(head, 8) != VERSION {
-            return Err(FormatError::new("log file header of an unknown version"));
+            return Err(FormatError::new(FILE_VERSION_UNKNOWN));
         }
         Ok(Some(FileHeader {
             shard: u16_at(head, 10),
@@ -181,7 +190,7 @@ impl BlockHeader {
             return Err(FormatError::new("block header"));
         }
         if u16_at(head, 4) != VERSION {
-            return Err(FormatError::new("block header of an unknown version"));
+            return Err(FormatError::new(BLOCK_VERSION_UNKNOWN));
         }
         let header = BlockHeader {
             flags: u16_at(head, 6),

@@ -150,6 +150,10 @@ pub struct Log {
     entry_block: u64,
     /// First block of each chunk that may still be sealed, oldest first.
     chunk_blocks: VecDeque<(u64, u64)>,
+    /// Chunk of the first entry of the batch that is being put.
+    batch_chunk: Option<u64>,
+    /// Batches over several chunks that are not committed: first chunk, last block.
+    spanning: VecDeque<(u64, u64)>,
     next_block: u64,
     prev_crc: u32,
     closed: VecDeque<Closed>,
@@ -183,6 +187,8 @@ impl Log {
             open_sync: false,
             entry_block: committed,
             chunk_blocks: VecDeque::from([(open_number, start.next_block)]),
+            batch_chunk: None,
+            spanning: VecDeque::new(),
             next_block: start.next_block,
             prev_crc: start.prev_crc,
             closed: VecDeque::new(),
@@ -254,7 +260,7 @@ impl Log {
         let header = EntryHeader { kind, last, body_bytes: body.len() };
         self.put(&header.encode());
         self.put(body);
-        self.seal_entry();
+        self.seal_entry(last);
     }
 
     /// Writes a batch's records, as one entry or as several where a chunk ends; hands each entry's
@@ -287,15 +293,22 @@ impl Log {
             });
             let last = to.last && piece.end == batch.records.len();
             piece.put(self, batch, &PieceOf { key, last, ..*to });
-            self.seal_entry();
+            self.seal_entry(last);
             start = piece.end;
         }
     }
 
     /// The entry just written is final; a block that grew large is closed.
-    fn seal_entry(&mut self) {
+    fn seal_entry(&mut self, last: bool) {
         self.open_chunk.freeze(self.open_end);
         self.entry_block = self.next_block;
+        let first_chunk = *self.batch_chunk.get_or_insert(self.open_number);
+        if last {
+            self.batch_chunk = None;
+            if first_chunk != self.open_number {
+                self.spanning.push_back((first_chunk, self.entry_block));
+            }
+        }
         if self.open_end - self.open_start >= GROUP_BYTES_MAX {
             self.close_block(false);
         }
@@ -441,6 +454,9 @@ impl Log {
             }
             self.committed = front.number;
             self.flights.pop_front();
+            while self.spanning.front().is_some_and(|(_, last_block)| *last_block <= self.committed) {
+                self.spanning.pop_front();
+            }
         }
     }
 
@@ -543,11 +559,13 @@ impl Log {
         retired
     }
 
-    /// Every block in chunks below this number is committed: what may be sealed.
+    /// Every batch that begins in a chunk below this number is committed as a whole: what may be sealed.
+    /// A part of a batch must not outlive the rest (I-55).
     pub fn committed_chunks_end(&self) -> u64 {
         let oldest = self.flights.front().map(|flight| flight.lsn);
         let oldest = oldest.or_else(|| self.closed.front().map(|block| block.lsn));
-        oldest.map_or(self.open_number, |lsn| lsn / CHUNK_BYTES as u64)
+        let end = oldest.map_or(self.open_number, |lsn| lsn / CHUNK_BYTES as u64);
+        self.spanning.front().map_or(end, |(first_chunk, _)| end.min(*first_chunk))
     }
 }
 
