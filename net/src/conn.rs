@@ -358,7 +358,7 @@ impl Conn {
                 }
                 let left = match framing {
                     BodyFraming::Length(bytes) => Left::Length(bytes),
-                    _ => Left::Chunked(Box::new(Decoder::new())),
+                    _ => Left::Chunked(Box::default()),
                 };
                 self.deadline_ms = shared.steady_ms + HEAD_MS;
                 self.phase = Phase::Body {
@@ -695,7 +695,7 @@ impl Conn {
         let left = match head.body {
             BodyFraming::None | BodyFraming::Length(0) => return,
             BodyFraming::Length(bytes) => Left::Length(bytes),
-            BodyFraming::Chunked => Left::Chunked(Box::new(Decoder::new())),
+            BodyFraming::Chunked => Left::Chunked(Box::default()),
         };
         match self.phase {
             Phase::Head => self.phase = Phase::Skip { left, sink: Vec::new() },

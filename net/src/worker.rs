@@ -229,10 +229,10 @@ impl Worker {
                     }
                 }
                 Event::Closed { conn, .. } => {
-                    if let Some(slot) = running.conns.get_mut(conn.index()) {
-                        if slot.as_ref().is_some_and(|(id, _)| *id == conn) {
-                            *slot = None;
-                        }
+                    if let Some(slot) = running.conns.get_mut(conn.index())
+                        && slot.as_ref().is_some_and(|(id, _)| *id == conn)
+                    {
+                        *slot = None;
                     }
                 }
                 Event::ListenerEnded { errno, .. } => {
@@ -279,13 +279,12 @@ impl Worker {
 
     fn received(&mut self, id: ConnId, buf: RecvBuf, running: &mut Running) {
         let Running { conns, shared, .. } = running;
-        if let Some(Some((found, conn))) = conns.get_mut(id.index()) {
-            if *found == id {
-                if let Some((bytes, out)) = self.sockets.bytes_and_output(&buf, id) {
-                    let next = guarded(|| conn.receive(id.to_bits(), bytes, out, &mut self.service, shared));
-                    self.settle(id, next, running);
-                }
-            }
+        if let Some(Some((found, conn))) = conns.get_mut(id.index())
+            && *found == id
+            && let Some((bytes, out)) = self.sockets.bytes_and_output(&buf, id)
+        {
+            let next = guarded(|| conn.receive(id.to_bits(), bytes, out, &mut self.service, shared));
+            self.settle(id, next, running);
         }
         self.sockets.give_back(buf);
     }

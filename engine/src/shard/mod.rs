@@ -19,7 +19,7 @@ pub use append::{AppendRequest, Appended};
 use delete::TagHits;
 pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
 pub use export::Exported;
-pub use read::{ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
+pub use read::{NodeFilter, ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
 pub use seal::JobDone;
 
 use crate::cache::{BlockCache, CacheStats, Files};

@@ -14,6 +14,9 @@ const EXAMINED_MAX: u64 = 65_536;
 /// Sealed blocks loaded beyond what this read needs, for a reader that follows.
 const READAHEAD_BLOCKS: usize = 4;
 
+/// Tells nodes whose records a reader does not want.
+pub type NodeFilter<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 /// A read, its numbers already clamped (§5).
 #[derive(Clone, Copy)]
 pub struct ReadRequest<'a> {
@@ -24,7 +27,7 @@ pub struct ReadRequest<'a> {
     /// Bytes (J-23) delivered at most, but always one record (D-6).
     pub max_bytes: u64,
     /// Tells nodes whose records are passed over (D-7); `None` passes over none.
-    pub skip_node: Option<&'a dyn Fn(&[u8]) -> bool>,
+    pub skip_node: Option<NodeFilter<'a>>,
 }
 
 impl std::fmt::Debug for ReadRequest<'_> {
@@ -254,7 +257,7 @@ fn offer(
     topic: &Topic,
     record: &Record<'_>,
     request: &ReadRequest<'_>,
-    skip_node: Option<&dyn Fn(&[u8]) -> bool>,
+    skip_node: Option<NodeFilter<'_>>,
     out: &mut ReadOutcome,
     bytes: &mut u64,
 ) -> Offer {
