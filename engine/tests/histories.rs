@@ -32,10 +32,18 @@ fn add(world: &mut World, name: &str, sizes: &[usize]) -> Outcome<()> {
 fn cut_everywhere(kind: Crash, stride: usize, history: impl Fn(&mut World) -> Outcome<()>) {
     for cut in (1..2000).step_by(stride) {
         let ended = named(&format!("cut after {cut}, {kind:?}"), || {
-            let mut world = slow_world(7);
+            let mut world = slow_world(7 + cut);
             world.rig.disk.cut_after(cut);
             let ended = history(&mut world);
             world.crash_and_verify(kind).and_then(|()| world.check()).expect("it starts");
+            if world.topics.contains_key("t") {
+                // Retries are known exactly if what they retry is there (I-72).
+                for number in 0..12u8 {
+                    let rec = world.rec(10);
+                    world.append("t", &[rec], Ask { key: Some(&[number]), ..Ask::default() }).unwrap();
+                }
+                world.check().unwrap();
+            }
             ended.is_ok()
         });
         if ended {
@@ -246,6 +254,7 @@ fn a_key_is_known_only_if_its_batch_is() {
             for number in 0..12u8 {
                 let rec = world.rec(100);
                 world.append("t", &[rec], Ask { key: Some(&[number]), ..Ask::default() })?;
+                world.rig.advance(60);
                 for _ in 0..3 {
                     world.rig.step(true)?;
                 }
@@ -258,14 +267,16 @@ fn a_key_is_known_only_if_its_batch_is() {
 #[test]
 fn nothing_follows_the_checkpoint_of_a_clean_stop() {
     // I-59: a late seal wrote a block behind it, and the heads of `disk` topics were padded.
-    let mut world = world(1);
-    world.put("t", &of(Class::Disk)).unwrap();
-    add(&mut world, "t", &[10]).unwrap();
-    world.rig.settle().unwrap();
-    world.rig.step(true).unwrap();
-    world.rig.advance(301);
-    world.restart().unwrap();
-    assert_eq!(world.topics["t"].head, 1);
+    for seed in 0..8 {
+        let mut world = world(seed);
+        world.put("t", &of(Class::Disk)).unwrap();
+        add(&mut world, "t", &[10]).unwrap();
+        world.rig.settle().unwrap();
+        world.rig.step(true).unwrap();
+        world.rig.advance(301);
+        world.restart().unwrap();
+        assert_eq!(world.topics["t"].head, 1);
+    }
 }
 
 #[test]
@@ -355,7 +366,7 @@ fn checkpoints_of_earlier_runs_do_not_pile_up() {
     seal(&mut world).unwrap();
     let files = world.rig.disk.files();
     let checkpoints = files.iter().filter(|(path, _)| path.contains("/ckpt-")).count();
-    assert!(checkpoints <= 2 * runelog_engine::checkpoint::CHAIN_LEN_MAX, "{checkpoints} of them");
+    assert!(checkpoints <= 5, "{checkpoints} of them");
 }
 
 #[test]
@@ -373,8 +384,10 @@ fn an_older_checkpoint_leads_over_the_start_of_a_run_that_saw_no_block() {
     world.rig.settle().unwrap();
     let committed = world.crash(Crash::Kill);
     let files = world.rig.disk.files();
-    let (newest, _) = files.iter().rfind(|(path, _)| path.contains("/ckpt-")).unwrap();
-    world.rig.disk.flip_bit(newest, 50, 1);
+    // The newest is the one before it, merged: both say the same.
+    for (path, _) in files.iter().rev().filter(|(path, _)| path.contains("/ckpt-")).take(2) {
+        world.rig.disk.flip_bit(path, 50, 1);
+    }
     world.rig.open().unwrap();
     world.verify(Crash::Kill, committed).unwrap();
     world.check().unwrap();
