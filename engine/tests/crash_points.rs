@@ -165,7 +165,7 @@ fn run(seed: u64, cut: u64, kind: Crash) -> (bool, u64) {
 }
 
 fn cut_everywhere(kind: Crash) {
-    let stride = env("RUNELOG_STRIDE", 9);
+    let stride = env("RUNELOG_STRIDE", 11);
     let seed = env("RUNELOG_SEED", 1);
     let mut cut = env("RUNELOG_CUT", 1);
     loop {

@@ -32,10 +32,18 @@ fn add(world: &mut World, name: &str, sizes: &[usize]) -> Outcome<()> {
 fn cut_everywhere(kind: Crash, stride: usize, history: impl Fn(&mut World) -> Outcome<()>) {
     for cut in (1..2000).step_by(stride) {
         let ended = named(&format!("cut after {cut}, {kind:?}"), || {
-            let mut world = slow_world(7);
+            let mut world = slow_world(7 + cut);
             world.rig.disk.cut_after(cut);
             let ended = history(&mut world);
             world.crash_and_verify(kind).and_then(|()| world.check()).expect("it starts");
+            if world.topics.contains_key("t") {
+                // Retries are known exactly if what they retry is there (I-72).
+                for number in 0..12u8 {
+                    let rec = world.rec(10);
+                    world.append("t", &[rec], Ask { key: Some(&[number]), ..Ask::default() }).unwrap();
+                }
+                world.check().unwrap();
+            }
             ended.is_ok()
         });
         if ended {
@@ -238,18 +246,13 @@ fn seal(world: &mut World) -> Outcome<()> {
 fn a_key_is_known_only_if_its_batch_is() {
     // I-72: a checkpoint described the key of a batch that was not committed yet.
     for kind in [Crash::Kill, Crash::PowerLoss] {
-        cut_everywhere(kind, 1, |world| {
+        cut_everywhere(kind, 3, |world| {
             world.put("t", &of(Class::Fsync))?;
-            add(world, "t", &[100])?;
+            add(world, "t", &[900_000; 3])?;
             world.rig.settle()?;
-            world.rig.advance(301);
-            for number in 0..12u8 {
-                let rec = world.rec(100);
-                world.append("t", &[rec], Ask { key: Some(&[number]), ..Ask::default() })?;
-                for _ in 0..3 {
-                    world.rig.step(true)?;
-                }
-            }
+            // While this batch is on its way, block by block, what came before is sealed.
+            let records: Vec<Rec> = (0..16).map(|_| world.rec(900_000)).collect();
+            world.append("t", &records, Ask { key: Some(&[0]), ..Ask::default() })?;
             world.rig.settle()
         });
     }
@@ -258,14 +261,16 @@ fn a_key_is_known_only_if_its_batch_is() {
 #[test]
 fn nothing_follows_the_checkpoint_of_a_clean_stop() {
     // I-59: a late seal wrote a block behind it, and the heads of `disk` topics were padded.
-    let mut world = world(1);
-    world.put("t", &of(Class::Disk)).unwrap();
-    add(&mut world, "t", &[10]).unwrap();
-    world.rig.settle().unwrap();
-    world.rig.step(true).unwrap();
-    world.rig.advance(301);
-    world.restart().unwrap();
-    assert_eq!(world.topics["t"].head, 1);
+    for seed in 0..8 {
+        let mut world = world(seed);
+        world.put("t", &of(Class::Disk)).unwrap();
+        add(&mut world, "t", &[10]).unwrap();
+        world.rig.settle().unwrap();
+        world.rig.step(true).unwrap();
+        world.rig.advance(301);
+        world.restart().unwrap();
+        assert_eq!(world.topics["t"].head, 1);
+    }
 }
 
 #[test]
@@ -355,7 +360,7 @@ fn checkpoints_of_earlier_runs_do_not_pile_up() {
     seal(&mut world).unwrap();
     let files = world.rig.disk.files();
     let checkpoints = files.iter().filter(|(path, _)| path.contains("/ckpt-")).count();
-    assert!(checkpoints <= 2 * runelog_engine::checkpoint::CHAIN_LEN_MAX, "{checkpoints} of them");
+    assert!(checkpoints <= 5, "{checkpoints} of them");
 }
 
 #[test]
@@ -373,8 +378,10 @@ fn an_older_checkpoint_leads_over_the_start_of_a_run_that_saw_no_block() {
     world.rig.settle().unwrap();
     let committed = world.crash(Crash::Kill);
     let files = world.rig.disk.files();
-    let (newest, _) = files.iter().rfind(|(path, _)| path.contains("/ckpt-")).unwrap();
-    world.rig.disk.flip_bit(newest, 50, 1);
+    // The newest is the one before it, merged: both say the same.
+    for (path, _) in files.iter().rev().filter(|(path, _)| path.contains("/ckpt-")).take(2) {
+        world.rig.disk.flip_bit(path, 50, 1);
+    }
     world.rig.open().unwrap();
     world.verify(Crash::Kill, committed).unwrap();
     world.check().unwrap();
@@ -385,24 +392,19 @@ fn topics_that_come_and_go_around_a_checkpoint_are_there_or_not() {
     // I-50, I-70: a checkpoint knew of a drop that a crash then took back, and replay brought the topic
     // in again, which no later checkpoint could be built on.
     for kind in [Crash::Kill, Crash::PowerLoss] {
-        for cut in 1..400 {
+        for cut in (40..400).step_by(11) {
             let ended = named(&format!("cut after {cut}, {kind:?}"), || {
                 let mut world = slow_world(cut);
                 world.rig.disk.cut_after(cut);
                 let history = |world: &mut World| {
                     world.put("t", &of(Class::Fsync))?;
-                    add(world, "t", &[100])?;
+                    add(world, "t", &[900_000; 3])?;
                     world.rig.settle()?;
-                    world.rig.advance(301);
-                    for number in 0..16 {
-                        world.put("u", &of(Class::Fsync))?;
-                        add(world, "u", &[100])?;
-                        if number % 3 == 0 {
-                            world.rig.step(true)?;
-                        }
-                        world.drop_topic("u", false)?;
-                        world.rig.step(true)?;
-                    }
+                    // On its way block by block: the drop is ordered long before it is committed.
+                    add(world, "t", &[900_000; 8])?;
+                    world.put("u", &of(Class::Fsync))?;
+                    add(world, "t", &[900_000; 8])?;
+                    world.drop_topic("u", false)?;
                     world.rig.settle()
                 };
                 let ended = history(&mut world).is_ok();

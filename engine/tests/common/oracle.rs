@@ -522,6 +522,8 @@ impl World {
     pub fn restart(&mut self) -> Outcome<()> {
         let names: Vec<String> = self.topics.keys().cloned().collect();
         self.rig.stop()?;
+        // Until the process ends it may turn a few times more.
+        (0..4).try_for_each(|_| self.rig.step(true))?;
         self.rig.crash(Crash::PowerLoss);
         self.rig.open()?;
         for name in &names {
