@@ -1,0 +1,15 @@
+//! The real binary as a process: killed, paused, stopped, started over damage, on a full disk. Every test
+//! has its own data directory with small log files, so that sealing, checkpoints and recycling happen
+//! while it runs. Scratch goes to `TMPDIR`; a failing test leaves its directory there and says where.
+//!
+//! `RUNELOG_KILL_ROUNDS`, `RUNELOG_KILL_MS` and `RUNELOG_KILL_SEED` make [`kill`] longer or repeat a run.
+
+mod clean_stop;
+mod client;
+mod full_disk;
+mod import_tail;
+mod kill;
+mod pause;
+mod random;
+mod server;
+mod start;
