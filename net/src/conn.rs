@@ -20,6 +20,7 @@ use crate::json::BodyError;
 use crate::json::config::parse_config;
 use crate::json::control::{parse_delete, parse_diff};
 use crate::json::write::{WriteScratch, parse_write};
+use crate::limits::{BODIES_BYTES_MAX, OUTPUT_BACKLOG_BYTES_MAX};
 use crate::message::{Answer, DeleteOp, ListEntry, ListOp, Op};
 use crate::metrics::ShardReport;
 use crate::route::{Route, Routed, route};
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     /// The server is stopping: connections close after their answer.
     pub(crate) stopping: bool,
+    /// Bytes of bodies that the connections are collecting.
+    pub(crate) body_bytes: u64,
 }
 
 enum Phase {
@@ -113,6 +116,8 @@ pub(crate) struct Conn {
     return_seqs: bool,
     /// A body to be thrown away once the answer in progress is out.
     skip_after: Option<Left>,
+    /// What this connection has in [`Shared::body_bytes`].
+    collected: u64,
     began: Instant,
     /// Steady clock: closed when nothing came of it until then.
     pub(crate) deadline_ms: u64,
@@ -132,6 +137,7 @@ impl Conn {
             omit_body: false,
             return_seqs: true,
             skip_after: None,
+            collected: 0,
             began: shared.started,
             deadline_ms: shared.steady_ms + HEAD_MS,
             paused: false,
@@ -215,7 +221,7 @@ impl Conn {
                 Phase::Waiting(_) => return (at, Next::Wait),
                 Phase::Closing => return (input.len(), Next::Close),
                 Phase::Head => {
-                    if rest.is_empty() || out.len() > crate::limits::OUTPUT_BACKLOG_BYTES_MAX {
+                    if rest.is_empty() || out.len() > OUTPUT_BACKLOG_BYTES_MAX {
                         return (at, Next::Wait);
                     }
                     match self.scanner.parse(rest, &shared.limits) {
@@ -265,6 +271,14 @@ impl Conn {
                             }
                         },
                     };
+                    let grown = body.len() as u64 - self.collected;
+                    self.collected += grown;
+                    shared.body_bytes += grown;
+                    if shared.body_bytes > BODIES_BYTES_MAX && shared.body_bytes > self.collected {
+                        // Others hold the memory: this one is told to come again.
+                        self.refuse_and_close(&Fault::throttled(), out, service, shared);
+                        continue;
+                    }
                     if body.len() as u64 > shared.max_body_bytes {
                         let fault = Fault::payload_too_large(shared.max_body_bytes);
                         self.refuse_and_close(&fault, out, service, shared);
@@ -279,6 +293,7 @@ impl Conn {
                         let Parsed::Head(head) = parse_head(&head, &shared.limits) else {
                             unreachable!("it was parsed before")
                         };
+                        self.give_back(shared);
                         self.handle(id, &head, &body, out, service, shared);
                     }
                 }
@@ -729,10 +744,22 @@ impl Conn {
         }
     }
 
-    fn refuse_and_close(&mut self, fault: &Fault, out: &mut Vec<u8>, service: &mut Service, shared: &Shared) {
+    fn refuse_and_close(
+        &mut self,
+        fault: &Fault,
+        out: &mut Vec<u8>,
+        service: &mut Service,
+        shared: &mut Shared,
+    ) {
+        self.give_back(shared);
         self.persist = Persist::Close;
         self.write_fault(fault, out, service, shared);
         self.phase = Phase::Closing;
+    }
+
+    /// What was collected of a body is let go, or will be in this call; the connection may also be gone.
+    pub(crate) fn give_back(&mut self, shared: &mut Shared) {
+        shared.body_bytes -= std::mem::take(&mut self.collected);
     }
 
     /// When a client that took nothing until then is given up; progress moves it on.
