@@ -471,7 +471,10 @@ fn a_block_may_fill_its_chunk_to_the_last_byte() {
     // behind a file header, and recovery refused the longest of them as damaged (I-51, I-94).
     for record_bytes in [100, 700, 1000, 3000] {
         named(&format!("records of {record_bytes} bytes"), || {
-            let mut world = world(3);
+            // Nothing is sealed, so that recovery sees every block.
+            let mut rig = Rig::new(3, ShardSettings { hot_bytes: 64 << 20, ..settings() });
+            rig.open().expect("an empty directory");
+            let mut world = World::new(rig);
             world.put("t", &of(Class::Fsync)).unwrap();
             // Cut where chunks end, so that every chunk but the last is filled but for less than a record.
             let count = (5 << 20) / record_bytes;
