@@ -464,3 +464,22 @@ fn a_tightened_cap_is_durable_with_what_it_evicts_even_where_a_chunk_ends_betwee
         }
     }
 }
+
+#[test]
+fn a_block_may_fill_its_chunk_to_the_last_byte() {
+    // Found by importing real tweets: a block that begins its chunk can hold more than one that comes
+    // behind a file header, and recovery refused the longest of them as damaged (I-51, I-94).
+    for record_bytes in [100, 700, 1000, 3000] {
+        named(&format!("records of {record_bytes} bytes"), || {
+            let mut world = world(3);
+            world.put("t", &of(Class::Fsync)).unwrap();
+            // Cut where chunks end, so that every chunk but the last is filled but for less than a record.
+            let count = (5 << 20) / record_bytes;
+            add(&mut world, "t", &vec![record_bytes; count.min(10_000)]).unwrap();
+            add(&mut world, "t", &vec![record_bytes; count.min(10_000)]).unwrap();
+            world.rig.settle().unwrap();
+            world.crash_and_verify(Crash::Kill).unwrap();
+            world.check().unwrap();
+        });
+    }
+}

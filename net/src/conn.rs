@@ -20,6 +20,7 @@ use crate::json::BodyError;
 use crate::json::config::parse_config;
 use crate::json::control::{parse_delete, parse_diff};
 use crate::json::write::{WriteScratch, parse_write};
+use crate::limits::{BODIES_BYTES_MAX, OUTPUT_BACKLOG_BYTES_MAX};
 use crate::message::{Answer, DeleteOp, ListEntry, ListOp, Op};
 use crate::metrics::ShardReport;
 use crate::route::{Route, Routed, route};
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     /// The server is stopping: connections close after their answer.
     pub(crate) stopping: bool,
+    /// Bytes of bodies that the connections are collecting.
+    pub(crate) body_bytes: u64,
 }
 
 enum Phase {
@@ -79,10 +82,16 @@ enum Left {
 enum Pending {
     /// One answer.
     One,
-    /// One part of the list from each core.
-    List { parts: usize, entries: Vec<ListEntry>, page_size: usize },
-    /// One report from each core.
-    Metrics { parts: usize, reports: Vec<ShardReport>, json: bool },
+    /// One part from each core. All are waited for even if one is a refusal, so that no part can be
+    /// taken for one of the next request.
+    Parts { left: usize, parts: Parts, refused: Option<Box<Fault>> },
+}
+
+/// Parts collected so far, and what they are for.
+enum Parts {
+    List { entries: Vec<ListEntry>, page_size: usize },
+    Metrics { reports: Vec<ShardReport>, json: bool },
+    Ready { reports: Vec<ShardReport> },
 }
 
 /// What follows from processing input.
@@ -107,6 +116,8 @@ pub(crate) struct Conn {
     return_seqs: bool,
     /// A body to be thrown away once the answer in progress is out.
     skip_after: Option<Left>,
+    /// What this connection has in [`Shared::body_bytes`].
+    collected: u64,
     began: Instant,
     /// Steady clock: closed when nothing came of it until then.
     pub(crate) deadline_ms: u64,
@@ -126,6 +137,7 @@ impl Conn {
             omit_body: false,
             return_seqs: true,
             skip_after: None,
+            collected: 0,
             began: shared.started,
             deadline_ms: shared.steady_ms + HEAD_MS,
             paused: false,
@@ -209,10 +221,12 @@ impl Conn {
                 Phase::Waiting(_) => return (at, Next::Wait),
                 Phase::Closing => return (input.len(), Next::Close),
                 Phase::Head => {
-                    if rest.is_empty() || out.len() > crate::limits::OUTPUT_BACKLOG_BYTES_MAX {
+                    if rest.is_empty() || out.len() > OUTPUT_BACKLOG_BYTES_MAX {
                         return (at, Next::Wait);
                     }
                     match self.scanner.parse(rest, &shared.limits) {
+                        // The rest of this head will never come.
+                        Parsed::NeedMore if self.peer_finished => return (at, Next::Close),
                         Parsed::NeedMore => return (at, Next::Wait),
                         Parsed::Bad(framing) => {
                             service.counters.count_status(framing.status());
@@ -228,6 +242,11 @@ impl Conn {
                     }
                 }
                 Phase::Body { body, left, since_ms, .. } => {
+                    if rest.is_empty() && self.peer_finished {
+                        let fault = Fault::invalid_request("the connection ended inside the body");
+                        self.refuse_and_close(&fault, out, service, shared);
+                        continue;
+                    }
                     if rest.is_empty() {
                         return (at, Next::Wait);
                     }
@@ -252,6 +271,14 @@ impl Conn {
                             }
                         },
                     };
+                    let grown = body.len() as u64 - self.collected;
+                    self.collected += grown;
+                    shared.body_bytes += grown;
+                    if shared.body_bytes > BODIES_BYTES_MAX && shared.body_bytes > self.collected {
+                        // Others hold the memory: this one is told to come again.
+                        self.refuse_and_close(&Fault::throttled(), out, service, shared);
+                        continue;
+                    }
                     if body.len() as u64 > shared.max_body_bytes {
                         let fault = Fault::payload_too_large(shared.max_body_bytes);
                         self.refuse_and_close(&fault, out, service, shared);
@@ -266,6 +293,7 @@ impl Conn {
                         let Parsed::Head(head) = parse_head(&head, &shared.limits) else {
                             unreachable!("it was parsed before")
                         };
+                        self.give_back(shared);
                         self.handle(id, &head, &body, out, service, shared);
                     }
                 }
@@ -334,6 +362,9 @@ impl Conn {
             }
         }
         if !target.takes_body() {
+            if head.expect_continue {
+                self.persist = Persist::Close; // as in `refuse_unread`
+            }
             self.handle(id, head, &[], out, service, shared);
             self.skip_body(head);
             return 0;
@@ -349,13 +380,12 @@ impl Conn {
                 0
             }
             BodyFraming::Length(bytes) if bytes <= after.len() as u64 => {
+                ask_for_body(head, out);
                 self.handle(id, head, &after[..bytes as usize], out, service, shared);
                 bytes as usize
             }
             framing => {
-                if head.expect_continue && after.is_empty() {
-                    out.extend_from_slice(response::CONTINUE);
-                }
+                ask_for_body(head, out);
                 let left = match framing {
                     BodyFraming::Length(bytes) => Left::Length(bytes),
                     _ => Left::Chunked(Box::default()),
@@ -498,8 +528,7 @@ impl Conn {
                     limit: page_size + 1,
                     touch: query::query_bool(head.query, "touch", false),
                 };
-                let parts = service.cores();
-                self.phase = Phase::Waiting(Pending::List { parts, entries: Vec::new(), page_size });
+                self.wait_for_parts(service, Parts::List { entries: Vec::new(), page_size });
                 service.operate_everywhere(id, || Op::List(Box::new(op.clone())));
                 Handled::Later
             }
@@ -507,8 +536,7 @@ impl Conn {
                 let json = head
                     .accept
                     .is_some_and(|accept| accept.windows(16).any(|window| window == b"application/json"));
-                let parts = service.cores();
-                self.phase = Phase::Waiting(Pending::Metrics { parts, reports: Vec::new(), json });
+                self.wait_for_parts(service, Parts::Metrics { reports: Vec::new(), json });
                 service.operate_everywhere(id, || Op::Report);
                 Handled::Later
             }
@@ -524,15 +552,16 @@ impl Conn {
                 return Ok(None);
             }
             Route::Ready => {
-                let parts = service.cores();
-                self.phase = Phase::Waiting(Pending::Metrics { parts, reports: Vec::new(), json: false });
-                self.topic.clear();
-                self.topic.push_str("/ready");
+                self.wait_for_parts(service, Parts::Ready { reports: Vec::new() });
                 service.operate_everywhere(id, || Op::Report);
-                return Ok(Some(Handled::Later));
+                Handled::Later
             }
         };
         Ok(Some(handled))
+    }
+
+    fn wait_for_parts(&mut self, service: &Service, parts: Parts) {
+        self.phase = Phase::Waiting(Pending::Parts { left: service.cores(), parts, refused: None });
     }
 
     /// An answer came for the request in progress.
@@ -546,30 +575,34 @@ impl Conn {
         let Phase::Waiting(pending) = &mut self.phase else {
             return; // the connection moved on: it failed meanwhile
         };
-        match (pending, answer) {
-            (Pending::List { parts, entries, page_size }, Answer::ListPart(part)) => {
-                entries.extend(part);
-                *parts -= 1;
-                if *parts == 0 {
-                    let (entries, page_size) = (std::mem::take(entries), *page_size);
-                    self.write_list(entries, page_size, out, shared);
-                    service.counters.count_status(200);
-                    self.settle(shared);
-                }
-            }
-            (Pending::Metrics { parts, reports, json }, Answer::ReportPart(report)) => {
+        let Pending::Parts { left, parts, refused } = pending else {
+            return self.answer(answer, out, service, shared);
+        };
+        match (&mut *parts, answer) {
+            (Parts::List { entries, .. }, Answer::ListPart(part)) => entries.extend(part),
+            (Parts::Metrics { reports, .. } | Parts::Ready { reports }, Answer::ReportPart(report)) => {
                 reports.push(*report);
-                *parts -= 1;
-                if *parts == 0 {
-                    let (reports, json) = (std::mem::take(reports), *json);
-                    self.write_report(&reports, json, out, shared);
-                    service.counters.count_status(200);
-                    self.settle(shared);
-                }
             }
-            // A part failed: the whole does, and parts that still come are ignored.
-            (_, answer) => self.answer(answer, out, service, shared),
+            (_, Answer::Fault(fault, _)) => *refused = Some(fault),
+            _ => unreachable!("no part of what was asked for"),
         }
+        *left -= 1;
+        if *left > 0 {
+            return;
+        }
+        let Phase::Waiting(Pending::Parts { parts, refused, .. }) =
+            std::mem::replace(&mut self.phase, Phase::Head)
+        else {
+            unreachable!("just matched")
+        };
+        match (refused, parts) {
+            (Some(fault), _) => self.write_fault(&fault, out, service, shared),
+            (None, parts) => {
+                self.write_parts(parts, out, shared);
+                service.counters.count_status(200);
+            }
+        }
+        self.settle(shared);
     }
 
     fn answer(&mut self, answer: Answer, out: &mut Vec<u8>, service: &mut Service, shared: &Shared) {
@@ -649,19 +682,26 @@ impl Conn {
         response::finish(out, mark, self.omit_body);
     }
 
-    fn write_report(&self, reports: &[ShardReport], json: bool, out: &mut Vec<u8>, shared: &Shared) {
-        if self.topic == "/ready" {
-            let mark = response::begin(out, 200, JSON, &shared.date, self.persist);
-            crate::metrics::render_ready(out, reports);
-            response::finish(out, mark, self.omit_body);
-            return;
-        }
-        let media = if json { JSON } else { METRICS_TEXT };
-        let mark = response::begin(out, 200, media, &shared.date, self.persist);
-        match json {
-            true => crate::metrics::render_json(out, reports, shared.steady_ms),
-            false => crate::metrics::render_text(out, reports, shared.steady_ms),
-        }
+    fn write_parts(&self, parts: Parts, out: &mut Vec<u8>, shared: &Shared) {
+        let begin = |out: &mut Vec<u8>, media| response::begin(out, 200, media, &shared.date, self.persist);
+        let mark = match parts {
+            Parts::List { entries, page_size } => return self.write_list(entries, page_size, out, shared),
+            Parts::Ready { reports } => {
+                let mark = begin(out, JSON);
+                crate::metrics::render_ready(out, &reports);
+                mark
+            }
+            Parts::Metrics { reports, json: true } => {
+                let mark = begin(out, JSON);
+                crate::metrics::render_json(out, &reports, shared.steady_ms);
+                mark
+            }
+            Parts::Metrics { reports, json: false } => {
+                let mark = begin(out, METRICS_TEXT);
+                crate::metrics::render_text(out, &reports, shared.steady_ms);
+                mark
+            }
+        };
         response::finish(out, mark, self.omit_body);
     }
 
@@ -704,15 +744,35 @@ impl Conn {
         }
     }
 
-    fn refuse_and_close(&mut self, fault: &Fault, out: &mut Vec<u8>, service: &mut Service, shared: &Shared) {
+    fn refuse_and_close(
+        &mut self,
+        fault: &Fault,
+        out: &mut Vec<u8>,
+        service: &mut Service,
+        shared: &mut Shared,
+    ) {
+        self.give_back(shared);
         self.persist = Persist::Close;
         self.write_fault(fault, out, service, shared);
         self.phase = Phase::Closing;
     }
 
+    /// What was collected of a body is let go, or will be in this call; the connection may also be gone.
+    pub(crate) fn give_back(&mut self, shared: &mut Shared) {
+        shared.body_bytes -= std::mem::take(&mut self.collected);
+    }
+
     /// When a client that took nothing until then is given up; progress moves it on.
     pub(crate) fn stalled_at(steady_ms: u64) -> u64 {
         steady_ms + STALLED_MS
+    }
+}
+
+/// The interim answer, also to a client that did not wait for it: T-5 makes no difference, and so the
+/// answers do not depend on how the request was cut.
+fn ask_for_body(head: &Head<'_>, out: &mut Vec<u8>) {
+    if head.expect_continue {
+        out.extend_from_slice(response::CONTINUE);
     }
 }
 

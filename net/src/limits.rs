@@ -44,3 +44,6 @@ const _: () = assert!(SEND_BYTES_MAX <= i32::MAX as usize);
 pub const BUSY_MAX: usize = 4096;
 /// Long-polls that wait on one core; more are `429`.
 pub const POLLS_MAX: usize = 100_000;
+/// Bytes of request bodies that one core's connections may be collecting at once; a further body that
+/// comes in pieces is `429`. One alone may be larger, up to the body limit.
+pub const BODIES_BYTES_MAX: u64 = 1 << 30;

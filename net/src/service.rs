@@ -20,7 +20,7 @@ use runelog_engine::error::{EngineError, No};
 use runelog_engine::event::Batch;
 use runelog_engine::ids::Millis;
 use runelog_engine::index::Wanted;
-use runelog_engine::shard::{AppendRequest, LoadId, Shard, TopicRef, owner_of};
+use runelog_engine::shard::{AppendRequest, LoadId, ReadOutcome, Shard, TopicRef, owner_of};
 use runelog_engine::wal::Wait;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -37,11 +37,18 @@ struct Held {
 struct Poll {
     origin: Origin,
     op: Box<DiffOp>,
+    read: EmptyRead,
+    timer: TimerId,
+}
+
+/// The first read of a long-poll, whose answer the timeout brings (D-22).
+struct EmptyRead {
     topic: TopicRef,
-    /// The first read's answer, for the timeout (D-22).
+    head: u64,
     json: Vec<u8>,
     scanned: u64,
-    timer: TimerId,
+    /// When that answer may leave.
+    wait: Wait,
 }
 
 /// What running an operation came to.
@@ -52,12 +59,7 @@ enum Ran {
     /// Ask again after progress.
     Busy(Op),
     /// Wait for the topic.
-    Poll {
-        op: Box<DiffOp>,
-        topic: TopicRef,
-        json: Vec<u8>,
-        scanned: u64,
-    },
+    Poll(Box<DiffOp>, EmptyRead),
 }
 
 /// See the module's text.
@@ -210,21 +212,13 @@ impl Service {
         let start = out.len();
         match diff::render(&mut self.shard, topic, &request, self.now, out) {
             Ok(outcome) => {
-                let waits = request.wait_ms > 0
-                    && outcome.caught_up()
-                    && outcome.delivered == 0
-                    && outcome.tombstone.is_none();
+                let waits = waits(&request, &outcome);
                 if !waits && outcome.wait <= self.shard.committed() {
                     return Ok(outcome.examined);
                 }
                 let json = out.split_off(start);
                 let ran = match waits {
-                    true => Ran::Poll {
-                        op: boxed(request),
-                        topic: outcome.topic,
-                        json,
-                        scanned: outcome.examined,
-                    },
+                    true => Ran::Poll(boxed(request), empty_read(&outcome, json)),
                     false => Ran::Answer(
                         Answer::Body { status: 200, json, scanned: Some(outcome.examined) },
                         outcome.wait,
@@ -337,15 +331,15 @@ impl Service {
                 self.busy.push_back((origin, op));
                 Handled::Later
             }
-            Ran::Poll { op, topic, json, scanned } => {
+            Ran::Poll(op, read) => {
                 if self.polls.len() >= POLLS_MAX {
                     return self.deliver(origin, Answer::Fault(Box::new(Fault::throttled()), None));
                 }
                 let id = self.next_poll;
                 self.next_poll += 1;
                 let timer = self.wheel.insert(self.steady_ms + u64::from(op.request.wait_ms), id);
-                self.waiters.entry(topic).or_default().push(id);
-                self.polls.insert(id, Poll { origin, op, topic, json, scanned, timer });
+                self.waiters.entry(read.topic).or_default().push(id);
+                self.polls.insert(id, Poll { origin, op, read, timer });
                 Handled::Later
             }
         }
@@ -434,16 +428,10 @@ impl Service {
         let mut json = Vec::with_capacity(512);
         match diff::render(&mut self.shard, &op.topic, &op.request, self.now, &mut json) {
             Ok(outcome) => {
-                let waits = op.request.wait_ms > 0
-                    && outcome.caught_up()
-                    && outcome.delivered == 0
-                    && outcome.tombstone.is_none();
-                let scanned = outcome.examined;
-                match waits {
-                    true => Ran::Poll { op, topic: outcome.topic, json, scanned },
-                    false => {
-                        Ran::Answer(Answer::Body { status: 200, json, scanned: Some(scanned) }, outcome.wait)
-                    }
+                let scanned = Some(outcome.examined);
+                match waits(&op.request, &outcome) {
+                    true => Ran::Poll(op, empty_read(&outcome, json)),
+                    false => Ran::Answer(Answer::Body { status: 200, json, scanned }, outcome.wait),
                 }
             }
             Err(no) => refused(no, &op.topic.clone(), || Op::Diff(op)),
@@ -548,31 +536,49 @@ impl Service {
         if !self.waiters.is_empty() {
             for topic in &published {
                 for id in self.waiters.remove(topic).unwrap_or_default() {
-                    let Some(poll) = self.polls.remove(&id) else { continue };
-                    self.wheel.cancel(poll.timer);
-                    let Poll { origin, mut op, .. } = poll;
-                    op.request.wait_ms = 0; // once more, then answer
-                    let ran = self.run_diff(op);
-                    if let Handled::Now(answer) = self.put_down(origin, ran) {
-                        self.answers.push_back((origin.conn, answer));
-                    }
+                    self.wake_poll(id);
                 }
             }
         }
         self.published = published;
     }
 
+    fn wake_poll(&mut self, id: u64) {
+        let Some(poll) = self.polls.remove(&id) else { return };
+        let Poll { origin, op, read: first, timer } = poll;
+        let mut ran = self.run_diff(op);
+        match ran {
+            // The news were those that the first read had seen already: `ephemeral` records are
+            // published at once, and told of a little later.
+            Ran::Poll(op, again) if again.head == first.head => {
+                self.waiters.entry(first.topic).or_default().push(id);
+                self.polls.insert(id, Poll { origin, op, read: first, timer });
+                return;
+            }
+            // Nothing for this reader; the second read answers all the same.
+            Ran::Poll(_, again) => {
+                let EmptyRead { json, scanned, wait, .. } = again;
+                ran = Ran::Answer(Answer::Body { status: 200, json, scanned: Some(scanned) }, wait);
+            }
+            Ran::Load(Op::Diff(ref mut op), _) | Ran::Busy(Op::Diff(ref mut op)) => op.request.wait_ms = 0,
+            _ => {}
+        }
+        self.wheel.cancel(timer);
+        self.later(origin, ran);
+    }
+
     fn expire_polls(&mut self, steady_ms: u64) {
         while let Some(id) = self.wheel.next_due(steady_ms) {
             let Some(poll) = self.polls.remove(&id) else { continue };
-            if let Some(waiters) = self.waiters.get_mut(&poll.topic) {
+            let Poll { origin, read: EmptyRead { topic, json, scanned, wait, .. }, .. } = poll;
+            if let Some(waiters) = self.waiters.get_mut(&topic) {
                 waiters.retain(|other| *other != id);
                 if waiters.is_empty() {
-                    self.waiters.remove(&poll.topic);
+                    self.waiters.remove(&topic);
                 }
             }
-            let Poll { origin, json, scanned, .. } = poll;
-            self.deliver_later(origin, Answer::Body { status: 200, json, scanned: Some(scanned) });
+            let answer = Answer::Body { status: 200, json, scanned: Some(scanned) };
+            self.later(origin, Ran::Answer(answer, wait));
         }
     }
 
@@ -661,6 +667,21 @@ impl Service {
     /// Long-polls that wait here.
     pub(crate) fn poll_count(&self) -> usize {
         self.polls.len()
+    }
+}
+
+/// D-20.
+fn waits(request: &DiffRequest, outcome: &ReadOutcome) -> bool {
+    request.wait_ms > 0 && outcome.caught_up() && outcome.delivered == 0 && outcome.tombstone.is_none()
+}
+
+fn empty_read(outcome: &ReadOutcome, json: Vec<u8>) -> EmptyRead {
+    EmptyRead {
+        topic: outcome.topic,
+        head: outcome.head_seq,
+        json,
+        scanned: outcome.examined,
+        wait: outcome.wait,
     }
 }
 

@@ -86,6 +86,7 @@ impl Worker {
                 steady_ms: 0,
                 started: Instant::now(),
                 stopping: false,
+                body_bytes: 0,
             },
             dates: DateCache::new(),
             listening: Vec::new(),
@@ -229,10 +230,11 @@ impl Worker {
                     }
                 }
                 Event::Closed { conn, .. } => {
-                    if let Some(slot) = running.conns.get_mut(conn.index())
-                        && slot.as_ref().is_some_and(|(id, _)| *id == conn)
-                    {
-                        *slot = None;
+                    let Running { conns, shared, .. } = &mut *running;
+                    let slot = conns.get_mut(conn.index());
+                    let slot = slot.and_then(|slot| slot.take_if(|(id, _)| *id == conn));
+                    if let Some((_, mut state)) = slot {
+                        state.give_back(shared);
                     }
                 }
                 Event::ListenerEnded { errno, .. } => {

@@ -13,36 +13,23 @@
 //! A later valid block is not by itself a sign of damage: several commits are in flight at once, and
 //! unsynced ones may reach the disk in any order. None of what is cut was acknowledged as synced.
 
-use super::seal::{Sealing, SegmentInfo};
-use super::{Eviction, Shard, ShardSettings, TopicRef};
-use crate::cache::{BlockCache, Files};
-use crate::checkpoint::{self, CheckpointError, Loaded};
-use crate::config::TopicConfig;
-use crate::disk::{Io, Jobs, OpenMode};
-use crate::error::{DiskError, FormatError};
+use super::replay::Replay;
+use super::{Shard, ShardSettings};
+use crate::checkpoint::{self, CheckpointError};
+use crate::disk::{Io, OpenMode};
+use crate::error::DiskError;
 use crate::ids::{Lsn, Millis, TopicId};
-use crate::limits::{BLOCK_BYTES, CHUNK_BYTES, RECORD_BYTES_MAX};
-use crate::mem::{AlignedBuf, Chunk};
+use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
+use crate::mem::AlignedBuf;
 use crate::quota::Quota;
-use crate::topic::{Loss, Remembered, Topic};
-use crate::wal::chunks::Chunks;
 use crate::wal::files;
 use crate::wal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, FileHeader, SKIP, UNKNOWN_BLOCK, is_unknown_version,
 };
 use crate::wal::frame::{Kind, RecordsEntry, RecordsHeader, split_entry};
-use crate::wal::log::{FrameRef, Log, LogStart};
-use ahash::AHashMap;
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::rc::Rc;
 use std::sync::Arc;
-
-/// The largest block fits half the cache: with less, a read would never find what it loaded.
-const CACHE_BYTES_MIN: usize = 4 * RECORD_BYTES_MAX;
-/// Segment files a shard keeps open.
-const OPEN_FILES_MAX: usize = 512;
 
 /// Why a shard does not start (SU-5).
 #[derive(Debug)]
@@ -86,11 +73,11 @@ pub struct RecoveryReport {
 
 /// A log file found in the directory.
 #[derive(Clone, Copy, Debug)]
-struct Found {
-    slot: u32,
-    header: FileHeader,
+pub(super) struct Found {
+    pub(super) slot: u32,
+    pub(super) header: FileHeader,
     /// Somebody cut it: what is left is read, but it is not used again.
-    short: bool,
+    pub(super) short: bool,
 }
 
 /// Recovers a shard, or starts an empty one. Directories must exist. `progress` hears bytes replayed.
@@ -144,34 +131,34 @@ pub async fn recover(
 }
 
 /// Number of the first log file of a shard; lsn 0 stays unused.
-const FIRST_FILE: u64 = 1;
+pub(super) const FIRST_FILE: u64 = 1;
 
 #[derive(Clone, Copy)]
-struct Start {
-    lsn: Lsn,
-    block: u64,
-    described: u64,
+pub(super) struct Start {
+    pub(super) lsn: Lsn,
+    pub(super) block: u64,
+    pub(super) described: u64,
 }
 
 /// Where the log ended.
-struct Tail {
-    next_block: u64,
-    prev_crc: u32,
+pub(super) struct Tail {
+    pub(super) next_block: u64,
+    pub(super) prev_crc: u32,
     /// Last file with an accepted block, or the one before the first.
-    last_file: u64,
+    pub(super) last_file: u64,
 }
 
-struct Survey {
+pub(super) struct Survey {
     /// Usable files by number.
-    files: BTreeMap<u64, Found>,
+    pub(super) files: BTreeMap<u64, Found>,
     /// Complete files whose place in the log is free.
-    spare: Vec<u32>,
+    pub(super) spare: Vec<u32>,
     /// Files with an unreadable header, and whether they are short.
-    damaged: Vec<(u32, String, bool)>,
+    pub(super) damaged: Vec<(u32, String, bool)>,
     /// Numbers of all checkpoint files.
-    checkpoints: Vec<u64>,
-    next_slot: u32,
-    epoch: u64,
+    pub(super) checkpoints: Vec<u64>,
+    pub(super) next_slot: u32,
+    pub(super) epoch: u64,
 }
 
 /// Reads the headers of all log files.
@@ -512,414 +499,5 @@ fn seqs_of(mut payload: &[u8], seqs: &mut BTreeMap<TopicId, (u64, u64)>) {
             range.1 = range.1.max(records.header.last_seq());
         }
         payload = rest;
-    }
-}
-
-/// One entry of a batch that is being read.
-enum Entry {
-    Records { header: RecordsHeader, key: Option<Vec<u8>>, lsn: Lsn },
-    Delete { topic: TopicId, count: u64, bytes: u64, ranges: Vec<(u64, u64)> },
-    Topic { id: TopicId, head: u64, name: Rc<[u8]>, config: TopicConfig },
-    Drop(TopicId),
-    Reserve { topic: TopicId, through: u64 },
-    Floor { topic: TopicId, gone: Eviction },
-}
-
-/// The shard under reconstruction.
-struct Replay {
-    topics: BTreeMap<TopicId, Topic>,
-    loaded: Option<Loaded>,
-    /// Keys of the log, to be remembered once hashing is possible.
-    keys: Vec<(TopicId, Vec<u8>, Remembered)>,
-    batch: Vec<Entry>,
-    chunks: Chunks,
-    chunk_blocks: Vec<(u64, u64)>,
-    touched: VecDeque<(u64, TopicId)>,
-    changed: Vec<TopicId>,
-    dropped: Vec<TopicId>,
-    next_topic: u64,
-    /// Ids below were given away when the checkpoint was described.
-    described_topics: u64,
-    described: u64,
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Result<u64, FormatError> {
-    let slice = bytes.get(at..at + 8).ok_or(FormatError::new("log entry"))?;
-    Ok(u64::from_le_bytes(slice.try_into().expect("eight bytes")))
-}
-
-impl Replay {
-    fn new(settings: ShardSettings, mut loaded: Option<Loaded>, start: Lsn) -> Result<Replay, RecoverError> {
-        let mut topics = BTreeMap::new();
-        if let Some(loaded) = &mut loaded {
-            for (id, state) in std::mem::take(&mut loaded.topics) {
-                let mut topic = Topic::new(id, Rc::from(state.name), state.config);
-                topic.shown.head = state.head;
-                topic.shown.floors = [state.floor_cap, state.floor_ttl, state.floor_source];
-                topic.shown.count = state.count;
-                topic.shown.bytes = state.bytes;
-                topic.ordered = topic.shown;
-                topic.reserved = state.reserved;
-                topic.vacant = state.vacant.into_iter().collect();
-                topic.deleted = state.deleted.into_iter().collect();
-                topics.insert(id, topic);
-            }
-            for (segment, run) in std::mem::take(&mut loaded.runs) {
-                if let Some(topic) = topics.get_mut(&run.topic) {
-                    topic.index.add_run(segment, run);
-                }
-            }
-        }
-        let limit = (settings.hot_bytes / CHUNK_BYTES as u64).max(4) as usize;
-        Ok(Replay {
-            topics,
-            next_topic: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
-            described_topics: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
-            described: loaded.as_ref().map_or(0, |loaded| loaded.head.described_block),
-            loaded,
-            keys: Vec::new(),
-            batch: Vec::new(),
-            chunks: Chunks::new(start.0 / CHUNK_BYTES as u64, limit),
-            chunk_blocks: Vec::new(),
-            touched: VecDeque::new(),
-            changed: Vec::new(),
-            dropped: Vec::new(),
-        })
-    }
-
-    fn name_of(&self, id: TopicId) -> String {
-        match self.topics.get(&id) {
-            Some(topic) => format!("{:?}", String::from_utf8_lossy(&topic.name)),
-            None => format!("#{:x}", id.0),
-        }
-    }
-
-    fn push_chunk(&mut self, number: u64, first_block: u64) -> Chunk {
-        self.chunks.skip_to(number);
-        self.chunk_blocks.push((number, first_block));
-        self.chunks.push()
-    }
-
-    /// A run ended: what it left of an unfinished batch is void.
-    fn end_epoch(&mut self) {
-        self.batch.clear();
-    }
-
-    /// Applies the batches that end in this block.
-    fn block(
-        &mut self,
-        chunk: &Chunk,
-        chunk_start: u64,
-        payload: usize,
-        payload_bytes: usize,
-        block: &BlockHeader,
-        report: &mut RecoveryReport,
-    ) -> Result<(), FormatError> {
-        let mut rest = chunk.bytes(payload, payload + payload_bytes);
-        while !rest.is_empty() {
-            let lsn = Lsn(chunk_start + (payload + payload_bytes - rest.len()) as u64);
-            let (entry, body, after) = split_entry(rest)?;
-            let decoded = match entry.kind {
-                Kind::Records => {
-                    let records = RecordsEntry::decode(body)?;
-                    report.records += u64::from(records.header.count);
-                    Entry::Records { header: records.header, key: records.key.map(<[u8]>::to_vec), lsn }
-                }
-                Kind::Delete => {
-                    let ranges = body.get(24..).unwrap_or(&[]).chunks_exact(16);
-                    Entry::Delete {
-                        topic: TopicId(u64_at(body, 0)?),
-                        count: u64_at(body, 8)?,
-                        bytes: u64_at(body, 16)?,
-                        ranges: ranges
-                            .map(|range| Ok((u64_at(range, 0)?, u64_at(range, 8)?)))
-                            .collect::<Result<_, FormatError>>()?,
-                    }
-                }
-                Kind::Topic => {
-                    let bad = || FormatError::new("topic entry");
-                    let name_bytes = body.get(16..18).ok_or_else(bad)?;
-                    let name_end = 18 + usize::from(u16::from_le_bytes([name_bytes[0], name_bytes[1]]));
-                    let name = body.get(18..name_end).ok_or_else(bad)?;
-                    let (config, _) = TopicConfig::decode(&body[name_end..])?;
-                    Entry::Topic {
-                        id: TopicId(u64_at(body, 0)?),
-                        head: u64_at(body, 8)?,
-                        name: name.into(),
-                        config,
-                    }
-                }
-                Kind::Drop => Entry::Drop(TopicId(u64_at(body, 0)?)),
-                Kind::Reserve => {
-                    Entry::Reserve { topic: TopicId(u64_at(body, 0)?), through: u64_at(body, 8)? }
-                }
-                Kind::Floor => {
-                    let loss = match u64_at(body, 8)? {
-                        0 => Loss::Cap,
-                        1 => Loss::Ttl,
-                        2 => Loss::Source,
-                        _ => return Err(FormatError::new("floor entry")),
-                    };
-                    let (seq, count, bytes) = (u64_at(body, 16)?, u64_at(body, 24)?, u64_at(body, 32)?);
-                    Entry::Floor {
-                        topic: TopicId(u64_at(body, 0)?),
-                        gone: Eviction { loss, seq, count, bytes, logged_count: count, logged_bytes: bytes },
-                    }
-                }
-            };
-            self.batch.push(decoded);
-            if entry.last {
-                self.apply(block.number);
-            }
-            rest = after;
-        }
-        Ok(())
-    }
-
-    /// Applies a whole batch that ended in `block`.
-    fn apply(&mut self, block: u64) {
-        let described = block <= self.described;
-        let batch = std::mem::take(&mut self.batch);
-        for entry in &batch {
-            match entry {
-                Entry::Topic { id, head, name, config } if !described => {
-                    // Known to the checkpoint and not in it: dropped, and the checkpoint knew before
-                    // the drop was committed. Its id never comes back.
-                    if (id.0 & u64::from(u32::MAX)) < self.described_topics && !self.topics.contains_key(id) {
-                        continue;
-                    }
-                    self.next_topic = self.next_topic.max((id.0 & u64::from(u32::MAX)) + 1);
-                    let topic = self
-                        .topics
-                        .entry(*id)
-                        .or_insert_with(|| Topic::new(*id, name.clone(), config.clone()));
-                    topic.config = config.clone();
-                    // Seqs given away without frames (class `ephemeral`) leave a silent gap (I-57).
-                    if *head > topic.shown.head {
-                        topic.vacant.insert(topic.shown.head + 1, *head);
-                        topic.shown.head = *head;
-                    }
-                    self.changed.push(*id);
-                }
-                Entry::Reserve { topic, through } if !described => {
-                    if let Some(topic) = self.topics.get_mut(topic) {
-                        topic.reserved = topic.reserved.max(*through);
-                    }
-                }
-                Entry::Records { header, key, lsn } => {
-                    self.index_records(header, key.as_deref(), *lsn, described)
-                }
-                _ => {}
-            }
-        }
-        if described {
-            return;
-        }
-        for entry in batch {
-            match entry {
-                Entry::Delete { topic: id, count, bytes, ranges } => {
-                    if let Some(topic) = self.topics.get_mut(&id) {
-                        ranges.into_iter().for_each(|(first, last)| topic.deleted.insert(first, last));
-                        topic.shown.count -= count;
-                        topic.shown.bytes -= bytes;
-                        self.changed.push(id);
-                    }
-                }
-                Entry::Floor { topic: id, gone } => {
-                    if let Some(topic) = self.topics.get_mut(&id) {
-                        let floor = &mut topic.shown.floors[gone.loss as usize];
-                        *floor = (*floor).max(gone.seq);
-                        topic.shown.count -= gone.count;
-                        topic.shown.bytes -= gone.bytes;
-                        self.changed.push(id);
-                    }
-                }
-                Entry::Drop(id) => {
-                    self.topics.remove(&id);
-                    self.dropped.push(id);
-                }
-                Entry::Topic { .. } | Entry::Reserve { .. } | Entry::Records { .. } => {}
-            }
-        }
-    }
-
-    fn index_records(&mut self, header: &RecordsHeader, key: Option<&[u8]>, lsn: Lsn, described: bool) {
-        let Some(topic) = self.topics.get_mut(&header.topic) else {
-            return; // dropped later, as the checkpoint knows
-        };
-        let frame = FrameRef {
-            lsn,
-            first_seq: header.first_seq,
-            count: header.count,
-            counted_bytes: header.counted_bytes,
-            ts: header.ts,
-        };
-        topic.index.push_hot(frame);
-        let chunk = lsn.0 / CHUNK_BYTES as u64;
-        if topic.newest_chunk != chunk {
-            topic.newest_chunk = chunk;
-            self.touched.push_back((chunk, header.topic));
-        }
-        if let Some(key) = key {
-            let outcome = Remembered {
-                first_seq: header.batch_first_seq,
-                count: header.batch_count,
-                ts: header.ts,
-                block: 0,
-            };
-            self.keys.push((header.topic, key.to_vec(), outcome));
-        }
-        if described {
-            return;
-        }
-        if header.first_seq > topic.shown.head + 1 {
-            topic.vacant.insert(topic.shown.head + 1, header.first_seq - 1);
-        }
-        topic.shown.head = header.last_seq();
-        topic.shown.count += u64::from(header.count);
-        topic.shown.bytes += u64::from(header.counted_bytes);
-        self.changed.push(header.topic);
-    }
-
-    /// The shard, ready to go on in a fresh file and a new epoch.
-    #[allow(clippy::too_many_arguments)]
-    fn finish(
-        mut self,
-        io: &Io,
-        settings: ShardSettings,
-        quota: Arc<Quota>,
-        survey: &Survey,
-        start: Start,
-        tail: Tail,
-        now: Millis,
-    ) -> Result<Shard, RecoverError> {
-        let head = self.loaded.as_ref().map(|loaded| loaded.head);
-        let clean = head.is_some_and(|head| head.clean && tail.next_block == head.described_block + 1);
-        let epoch = survey.epoch.max(head.map_or(0, |head| head.epoch)) + 1;
-        let file_number = tail.last_file + 1;
-        let log_start = LogStart {
-            shard: settings.shard,
-            epoch,
-            next_block: tail.next_block,
-            prev_crc: tail.prev_crc,
-            file_number,
-            file_bytes: settings.file_bytes,
-            in_flight_max: settings.commits_in_flight,
-        };
-        let open_chunk = file_number * settings.file_bytes / CHUNK_BYTES as u64;
-        // The file where the log ended may hold no block yet: then it is made anew.
-        self.chunks.truncate(open_chunk);
-        self.chunk_blocks.retain(|(chunk, _)| *chunk < open_chunk);
-        let mut log = Log::new(io.clone(), log_start, self.chunks);
-        log.set_recovered_chunks(std::mem::take(&mut self.chunk_blocks));
-        let mut sealing = Sealing::new(start.lsn);
-        sealing.log_start_block = start.block;
-        sealing.next_slot = survey.next_slot;
-        sealing.free_slots = survey.spare.clone();
-        let usable = survey.damaged.iter().filter(|(_, _, short)| !short);
-        sealing.free_slots.extend(usable.map(|(slot, ..)| *slot));
-        let first_needed = start.lsn.0 / settings.file_bytes;
-        for (number, found) in survey.files.iter().filter(|(_, found)| !found.short) {
-            match *number < file_number {
-                true => sealing.old_files.push((*number, found.slot)),
-                false => sealing.free_slots.push(found.slot),
-            }
-        }
-        debug_assert!(first_needed <= file_number);
-        if let Some(loaded) = &self.loaded {
-            sealing.checkpoint = loaded.head.number;
-            sealing.highest = loaded.highest;
-            sealing.next_segment = loaded.head.next_segment;
-            sealing.chain_len = loaded.chain.len();
-            let mut base = None;
-            for number in &loaded.chain {
-                sealing.existing.push((*number, base));
-                base = Some(*number);
-            }
-            // The others go when the next checkpoint is written: then two can be loaded again.
-            sealing.stale = survey.checkpoints.clone();
-            sealing.stale.retain(|number| !loaded.chain.contains(number));
-            for (id, state) in &loaded.segments {
-                let info = SegmentInfo { file_bytes: state.file_bytes, shared: state.shared, live_blocks: 0 };
-                sealing.segments.insert(*id, info);
-            }
-        }
-        sealing.dropped = self.dropped;
-        let mut shard = Shard {
-            io: io.clone(),
-            quota: quota.clone(),
-            log,
-            cache: RefCell::new(BlockCache::new((settings.cache_bytes as usize).max(CACHE_BYTES_MIN))),
-            files: Files::new(OPEN_FILES_MAX),
-            jobs: Jobs::default(),
-            names: AHashMap::new(),
-            sorted: BTreeMap::new(),
-            topics: Vec::new(),
-            free_slots: Vec::new(),
-            by_id: AHashMap::new(),
-            next_topic: self.next_topic,
-            effects: VecDeque::new(),
-            dropping: AHashMap::new(),
-            control_block: 0,
-            published: Vec::new(),
-            heap_bytes: 0,
-            sealing,
-            loaded: Vec::new(),
-            notices: Vec::new(),
-            next_load: 0,
-            loading: AHashMap::new(),
-            tag_hits: AHashMap::new(),
-            scratch: Vec::new(),
-            outcomes: Vec::new(),
-            settings,
-        };
-        // All blocks are counted before the first is let go: a pack is shared by several topics.
-        for block in self.topics.values().flat_map(|topic| topic.index.sealed()) {
-            let known = shard.sealing.segments.get_mut(&block.segment);
-            known.expect("runs lie in known segments").live_blocks += 1;
-        }
-        let unused = shard.sealing.segments.iter().filter(|(_, info)| info.live_blocks == 0);
-        let unused: Vec<_> = unused.map(|(id, _)| *id).collect();
-        unused.into_iter().for_each(|id| shard.sealing.mark_removable(id));
-        let mut bytes = 0;
-        for (_, mut topic) in std::mem::take(&mut self.topics) {
-            // Seqs promised and not found stay vacant for ever (I-58), unless the stop was clean.
-            if topic.reserved > topic.shown.head && !clean {
-                topic.vacant.insert(topic.shown.head + 1, topic.reserved);
-                topic.shown.head = topic.reserved;
-            }
-            topic.reserved = topic.shown.head;
-            let floor = topic.shown.floor();
-            if floor > topic.shown.head {
-                topic.shown.head = floor;
-            }
-            topic.deleted.prune_through(floor);
-            topic.vacant.prune_through(floor);
-            topic.ordered = topic.shown;
-            let sealing = &mut shard.sealing;
-            let dead = topic.earliest() - 1;
-            topic.index.drop_through(dead, |block| sealing.release(block.segment));
-            bytes += topic.ordered.bytes;
-            shard.insert(topic);
-        }
-        quota.add_recovered(shard.topic_count() as u64, bytes);
-        for (chunk, id) in self.touched {
-            if let Some(slot) = shard.by_id.get(&id) {
-                shard.sealing.touched.push_back((chunk, TopicRef { slot: *slot, id }));
-            }
-        }
-        for key in self.loaded.into_iter().flat_map(|loaded| loaded.dedup) {
-            if let Some(slot) = shard.by_id.get(&key.topic).copied() {
-                let outcome = Remembered { first_seq: key.first_seq, count: key.count, ts: key.ts, block: 0 };
-                shard.remember_hash(slot, key.key_hash, outcome, now, false);
-            }
-        }
-        for (id, key, outcome) in self.keys {
-            if let Some(slot) = shard.by_id.get(&id).copied() {
-                let hash = shard.key_hash(&key);
-                shard.remember_hash(slot, hash, outcome, now, true);
-            }
-        }
-        Ok(shard)
     }
 }

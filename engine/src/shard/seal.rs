@@ -11,31 +11,24 @@
 //! only once that block is durable. Recovery replays from the seal's end: blocks up to the described one
 //! only re-enter the index, later ones are applied.
 
-use super::delete::{TagHits, TagMatch};
+use super::delete::TagHits;
+use super::seal_job::{Item, SealJob};
 use super::{LoadId, Notice, Shard, TopicRef};
 use crate::cache::BlockKey;
-use crate::checkpoint::{self, CheckpointHead, Edit, TopicState};
-use crate::disk::{Io, Op};
+use crate::checkpoint::{CheckpointHead, Edit};
 use crate::error::DiskError;
-use crate::event::Record;
 use crate::ids::{Lsn, Millis, SegmentId, TopicId};
-use crate::index::{TagRun, Wanted};
+use crate::index::TagRun;
 use crate::limits::CHUNK_BYTES;
-use crate::mem::Chunk;
-use crate::ranges::RangeSet;
-use crate::segment::{self, CachedBlock, SegmentError, SegmentMeta, SegmentWriter};
-use crate::topic::{Loss, Remembered, is_within};
-use crate::wal::chunks::records_at;
+use crate::segment::{self, CachedBlock, SegmentError, SegmentMeta};
+use crate::topic::Remembered;
 use crate::wal::files;
-use crate::wal::frame::{ENTRY_HEADER_BYTES, RecordsEntry};
 use crate::wal::log::{FrameRef, LogFile};
 use ahash::AHashMap;
 use std::collections::VecDeque;
 
-/// A topic with this much in one seal gets a segment of its own.
-const OWN_SEGMENT_BYTES: u64 = 4 << 20;
 /// After a failed seal or checkpoint (a full disk, say) the next try comes this much later.
-const RETRY_MS: i64 = 1000;
+pub(super) const RETRY_MS: i64 = 1000;
 /// Outstanding `disk`-class data is synced this often (semantics §5: within one second).
 const SYNC_EVERY_MS: i64 = 400;
 
@@ -94,10 +87,10 @@ pub(super) struct SegmentInfo {
 }
 
 /// A checkpoint waiting for the log to be durable.
-struct Waiting {
-    head: CheckpointHead,
-    edits: Vec<Edit>,
-    removed: Vec<SegmentId>,
+pub(super) struct Waiting {
+    pub(super) head: CheckpointHead,
+    pub(super) edits: Vec<Edit>,
+    pub(super) removed: Vec<SegmentId>,
 }
 
 /// State of the work behind the appends.
@@ -112,25 +105,25 @@ pub(super) struct Sealing {
     pub(super) touched: VecDeque<(u64, TopicRef)>,
     pub(super) segments: AHashMap<SegmentId, SegmentInfo>,
     /// Segments added since the last checkpoint.
-    added: Vec<SegmentMeta>,
+    pub(super) added: Vec<SegmentMeta>,
     /// Segments without a live block.
-    removable: Vec<SegmentId>,
+    pub(super) removable: Vec<SegmentId>,
     pub(super) next_segment: u64,
     /// Everything below is in segments.
     pub(super) sealed_to: Lsn,
     /// Number of the first block at `sealed_to`.
     pub(super) log_start_block: u64,
     /// When the chunk after `sealed_to` got its first entry.
-    oldest_since: Option<Millis>,
+    pub(super) oldest_since: Option<Millis>,
     pub(super) next_slot: u32,
     /// Slots of recycled files.
     pub(super) free_slots: Vec<u32>,
-    preparing: bool,
-    sealing: bool,
-    waiting: Option<Waiting>,
-    checkpointing: bool,
+    pub(super) preparing: bool,
+    pub(super) sealing: bool,
+    pub(super) waiting: Option<Waiting>,
+    pub(super) checkpointing: bool,
     /// A checkpoint failed: the next one describes everything and builds on none.
-    lost: bool,
+    pub(super) lost: bool,
     /// Number of the last checkpoint, 0 if none.
     pub(super) checkpoint: u64,
     /// Highest number in use, whether or not that one can be read.
@@ -143,16 +136,16 @@ pub(super) struct Sealing {
     pub(super) stale: Vec<u64>,
     pub(super) chain_len: usize,
     pub(super) full_bytes: u64,
-    delta_bytes: u64,
+    pub(super) delta_bytes: u64,
     /// Where replay from the last checkpoint starts, and from the one before.
     pub(super) log_start: Lsn,
     pub(super) previous_log_start: Lsn,
     pub(super) checkpoints: u64,
-    retry_at: Millis,
-    last_sync: Millis,
+    pub(super) retry_at: Millis,
+    pub(super) last_sync: Millis,
     /// A clean stop was asked for: 1 asked, 2 its checkpoint is under way, 3 written.
-    stopping: u8,
-    now: Millis,
+    pub(super) stopping: u8,
+    pub(super) now: Millis,
 }
 
 impl Sealing {
@@ -208,19 +201,6 @@ impl Sealing {
     pub(super) fn mark_removable(&mut self, id: SegmentId) {
         self.removable.push(id);
     }
-}
-
-/// What a seal takes of one topic.
-struct Item {
-    topic: TopicRef,
-    frames: Vec<FrameRef>,
-    bytes: u64,
-    /// Seqs up to here are dead.
-    dead_through: u64,
-    /// So are these.
-    deleted: RangeSet,
-    /// A block must not span these seqs: other records lie between, elsewhere.
-    cuts: Vec<u64>,
 }
 
 impl Shard {
@@ -406,7 +386,7 @@ impl Shard {
         }
     }
 
-    fn notice(&mut self, severe: bool, text: String) {
+    pub(super) fn notice(&mut self, severe: bool, text: String) {
         self.notices.push(Notice { severe, text });
     }
 
@@ -442,366 +422,6 @@ impl Shard {
         self.log.chunks.release_below(upto.0 / CHUNK_BYTES as u64);
     }
 
-    /// Describes the topics as they are shown now; the checkpoint is written when that is durable.
-    fn snapshot(&mut self, now: Millis, clean: bool) {
-        let mut edits = Vec::new();
-        let full = std::mem::take(&mut self.sealing.lost) || self.sealing.checkpoint == 0;
-        for id in std::mem::take(&mut self.sealing.dropped) {
-            if !full {
-                edits.push(Edit::Drop(id));
-            }
-        }
-        for found in std::mem::take(&mut self.sealing.changed) {
-            let topic = self.topics[found.slot as usize].as_mut().filter(|topic| topic.id == found.id);
-            if let Some(topic) = topic {
-                topic.changed = false;
-                let state = self.describe(found.slot);
-                edits.push(Edit::Topic(state));
-            }
-        }
-        for segment in std::mem::take(&mut self.sealing.added) {
-            let SegmentMeta { id, file_bytes, runs } = segment;
-            // Not always a new one: after a lost checkpoint all are described again.
-            let shared = self.sealing.segments.get(&id).is_some_and(|info| info.shared);
-            edits.push(Edit::AddSegment { id, file_bytes, shared });
-            edits.extend(runs.into_iter().map(|run| Edit::AddRun(id, run)));
-        }
-        let mut removed = std::mem::take(&mut self.sealing.removable);
-        for id in &removed {
-            self.cache.borrow_mut().remove_segment(*id);
-            if !full {
-                edits.push(Edit::RemoveSegment(*id));
-            }
-        }
-        // Files that other shards may need are left to the next start, which sees what all need.
-        removed.retain(|id| self.sealing.segments.remove(id).is_some_and(|info| !info.shared));
-        let described = self.log.committed();
-        for (topic, key_hash, outcome) in std::mem::take(&mut self.sealing.new_keys) {
-            if outcome.block > described {
-                // Its batch may still be lost, and then the key must be unknown (I-72).
-                self.sealing.new_keys.push((topic, key_hash, outcome));
-                continue;
-            }
-            let Some(slot) = self.by_id.get(&topic) else { continue };
-            if is_within(outcome.ts, now, self.topic(*slot).config.idempotency_window_ms) {
-                let Remembered { first_seq, count, ts, .. } = outcome;
-                edits.push(Edit::Dedup(checkpoint::Dedup { topic, key_hash, first_seq, count, ts }));
-            }
-        }
-        self.sealing.highest += 1;
-        let head = CheckpointHead {
-            number: self.sealing.highest,
-            base: (!full).then_some(self.sealing.checkpoint),
-            log_start: self.sealing.sealed_to,
-            clean,
-            ..self.checkpoint_head(now)
-        };
-        self.sealing.waiting = Some(Waiting { head, edits, removed });
-    }
-
-    fn checkpoint_head(&self, now: Millis) -> CheckpointHead {
-        CheckpointHead {
-            number: 0,
-            base: None,
-            shard: self.settings.shard,
-            shards: self.settings.shards,
-            layout: self.settings.layout,
-            log_start: self.sealing.log_start,
-            next_block: self.sealing.log_start_block,
-            described_block: self.log.committed(),
-            epoch: self.log.epoch(),
-            next_topic: self.next_topic,
-            next_segment: self.sealing.next_segment,
-            clean: false,
-            at_ms: now,
-        }
-    }
-
-    /// A topic as a checkpoint describes it: as shown, without what only memory holds.
-    pub(super) fn describe(&self, slot: u32) -> TopicState {
-        let topic = self.topic(slot);
-        let mut vacant = topic.vacant.clone();
-        let (mut count, mut bytes) = (topic.shown.count, topic.shown.bytes);
-        let dead = topic.earliest() - 1;
-        for frame in topic.index.heap_frames() {
-            // Records of class `ephemeral` do not return: a silent gap (I-57, I-59).
-            let last = frame.last_seq().min(topic.shown.head);
-            if last < frame.first_seq {
-                continue;
-            }
-            for record in topic.index.entry(frame, &self.log.chunks).records_from(dead + 1).flatten() {
-                if record.seq <= last && !topic.deleted.contains(record.seq) {
-                    count -= 1;
-                    bytes -= record.counted_bytes();
-                }
-            }
-            vacant.insert(frame.first_seq, last);
-        }
-        let floor = |loss: Loss| topic.shown.floors[loss as usize];
-        TopicState {
-            id: topic.id,
-            name: topic.name.to_vec(),
-            config: topic.config.clone(),
-            head: topic.shown.head,
-            reserved: topic.reserved.max(topic.shown.head),
-            floor_cap: floor(Loss::Cap),
-            floor_ttl: floor(Loss::Ttl),
-            floor_source: floor(Loss::Source),
-            count,
-            bytes,
-            vacant: vacant.iter().collect(),
-            deleted: topic.deleted.iter().collect(),
-            last_write_ts: topic.last_write_ts.unwrap_or(0),
-        }
-    }
-
-    fn checkpoint_when_durable(&mut self, now_us: u64) {
-        let waiting = self.sealing.waiting.as_ref().expect("asked only then");
-        let described = waiting.head.described_block;
-        if !self.log.is_durable(described) {
-            if self.log.failed().is_some() {
-                self.sealing.waiting = None; // no checkpoint over a log that failed
-                return;
-            }
-            self.log.sync_soon(now_us);
-            return;
-        }
-        let Waiting { head, edits, removed } = self.sealing.waiting.take().expect("just seen");
-        self.sealing.checkpointing = true;
-        let (io, dir) = (self.io.clone(), self.settings.dir());
-        self.jobs.add(async move {
-            let result = checkpoint::write_checkpoint(&io, &dir, &head, &edits).await;
-            JobDone::Checkpointed { head, result: result.map_err(|error| error.to_string()), removed }
-        });
-    }
-
-    fn on_checkpoint(
-        &mut self,
-        head: CheckpointHead,
-        result: Result<u64, String>,
-        removed: Vec<SegmentId>,
-        now: Millis,
-    ) {
-        self.sealing.checkpointing = false;
-        let bytes = match result {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.sealing.retry_at = now + RETRY_MS;
-                self.notice(true, format!("a checkpoint could not be written, will be tried again: {error}"));
-                self.describe_everything_again(removed);
-                return;
-            }
-        };
-        let sealing = &mut self.sealing;
-        sealing.checkpoints += 1;
-        sealing.checkpoint = head.number;
-        sealing.existing.push((head.number, head.base));
-        if sealing.log_start != head.log_start {
-            sealing.previous_log_start = sealing.log_start;
-            sealing.log_start = head.log_start;
-        }
-        match head.base {
-            None => (sealing.full_bytes, sealing.delta_bytes, sealing.chain_len) = (bytes, 0, 1),
-            Some(_) => {
-                sealing.delta_bytes += bytes;
-                sealing.chain_len += 1;
-            }
-        }
-        if sealing.stopping == 2 {
-            sealing.stopping = 3;
-        }
-        self.recycle_files();
-        self.remove_files(removed);
-        let sealing = &self.sealing;
-        if sealing.stopping == 0
-            && checkpoint::should_be_full(sealing.chain_len, sealing.delta_bytes, sealing.full_bytes)
-        {
-            self.merge_chain(now);
-        }
-    }
-
-    /// After a failed checkpoint its edits are lost; the next one says everything of what changed by
-    /// describing every topic, segment and key again. (Rare: a full disk.)
-    fn describe_everything_again(&mut self, removed: Vec<SegmentId>) {
-        self.sealing.stopping = self.sealing.stopping.min(1);
-        self.sealing.lost = true;
-        self.sealing.added.clear();
-        self.sealing.new_keys.clear();
-        for id in removed {
-            // Files stay until a checkpoint without them is written; they are named by none.
-            let info = SegmentInfo { file_bytes: 0, shared: false, live_blocks: 0 };
-            self.sealing.segments.insert(id, info);
-            self.sealing.removable.push(id);
-        }
-        let mut runs: AHashMap<SegmentId, Vec<segment::Run>> = AHashMap::new();
-        for slot in 0..self.topics.len() as u32 {
-            let Some(topic) = self.topics[slot as usize].as_mut() else { continue };
-            if !topic.changed {
-                topic.changed = true;
-                self.sealing.changed.push(TopicRef { slot, id: topic.id });
-            }
-            for block in topic.index.sealed() {
-                let of_segment = runs.entry(block.segment).or_default();
-                match of_segment.last_mut().filter(|run| run.topic == topic.id) {
-                    Some(run) => run.blocks.push(block.meta),
-                    None => of_segment.push(segment::Run {
-                        topic: topic.id,
-                        blocks: vec![block.meta],
-                        tags: Vec::new(),
-                    }),
-                }
-            }
-            if let Some(dedup) = &topic.dedup {
-                let window_ms = topic.config.idempotency_window_ms;
-                let keys =
-                    dedup.live(self.sealing.now, window_ms).map(|(hash, found)| (topic.id, hash, found));
-                self.sealing.new_keys.extend(keys);
-            }
-        }
-        for (id, runs) in runs {
-            let file_bytes = self.sealing.segments[&id].file_bytes;
-            self.sealing.added.push(SegmentMeta { id, file_bytes, runs });
-        }
-    }
-
-    /// Rewrites the chain of checkpoints as one, from the files alone.
-    fn merge_chain(&mut self, now: Millis) {
-        self.sealing.checkpointing = true;
-        let (io, dir) = (self.io.clone(), self.settings.dir());
-        self.sealing.highest += 1;
-        let number = self.sealing.highest;
-        let mut head = self.checkpoint_head(now);
-        self.jobs.add(async move {
-            let result = async {
-                let loaded = checkpoint::load(&io, &dir).await.map_err(|error| error.to_string())?;
-                let loaded = loaded.ok_or_else(|| "the chain is gone".to_owned())?;
-                head = CheckpointHead { number, base: None, ..loaded.head };
-                let edits = loaded
-                    .into_edits(|topic, key| is_within(key.ts, now, topic.config.idempotency_window_ms));
-                checkpoint::write_checkpoint(&io, &dir, &head, &edits)
-                    .await
-                    .map_err(|error| error.to_string())
-            };
-            let result = result.await;
-            JobDone::Checkpointed { head, result, removed: Vec::new() }
-        });
-    }
-
-    /// Gives log files back that neither of the last two checkpoints needs.
-    fn recycle_files(&mut self) {
-        let keep = self.settings.wal_keep_bytes;
-        let limit = self.sealing.previous_log_start.min(self.sealing.log_start).0.saturating_sub(keep);
-        let file_bytes = self.settings.file_bytes;
-        let sealing = &mut self.sealing;
-        sealing.old_files.retain(|(number, slot)| {
-            let needed = (number + 1) * file_bytes > limit;
-            if !needed {
-                sealing.free_slots.push(*slot);
-            }
-            needed
-        });
-        for file in self.log.retire_files_below(Lsn(limit)) {
-            self.io.submit(Op::Close { file: file.file });
-            self.sealing.free_slots.push(file.slot);
-        }
-    }
-
-    /// Removes segments that no checkpoint names and checkpoints that no start needs.
-    fn remove_files(&mut self, segments: Vec<SegmentId>) {
-        let mut numbers = checkpoint::plan_retention(&self.sealing.existing);
-        self.sealing.existing.retain(|(number, _)| !numbers.contains(number));
-        numbers.append(&mut self.sealing.stale);
-        if segments.is_empty() && numbers.is_empty() {
-            return;
-        }
-        let (io, files, dir) = (self.io.clone(), self.files.clone(), self.settings.dir());
-        self.jobs.add(async move {
-            // What cannot be removed now is removed at the next start.
-            for id in segments {
-                files.forget(&io, id).await;
-                let _ = io.remove(&segment::path(id)).await;
-            }
-            for number in numbers {
-                let _ = io.remove(&format!("{dir}/{}", checkpoint::file_name(number))).await;
-            }
-            JobDone::Removed
-        });
-    }
-
-    /// Loads sealed blocks for an operation that ended in [`No::Load`](crate::error::No::Load); the
-    /// result comes with [`Shard::take_loaded`].
-    pub fn load(&mut self, wanted: Wanted) -> LoadId {
-        let id = LoadId(self.next_load);
-        self.next_load += 1;
-        let blocks = match wanted {
-            Wanted::Blocks(blocks) => blocks,
-            Wanted::Tags(run, matcher) => {
-                self.load_tags(id, run, matcher);
-                return id;
-            }
-        };
-        assert!(!blocks.is_empty(), "a load is of something");
-        self.loading.insert(id, (blocks.len(), None));
-        // Each block is a job, so that they are read at the same time.
-        for (index, block) in blocks.into_iter().enumerate() {
-            let (io, files) = (self.io.clone(), self.files.clone());
-            self.jobs.add(async move {
-                let result = match files.get(&io, block.segment).await {
-                    Err(error) => Err(format!("{}: {error}", segment::path(block.segment))),
-                    Ok(lease) => {
-                        segment::read_block(&io, lease.file(), block.segment, block.topic, &block.meta)
-                            .await
-                            .map_err(|error| error.to_string())
-                    }
-                };
-                JobDone::Loaded { id, first: index == 0, key: block.key(), result: result.map(Box::new) }
-            });
-        }
-        id
-    }
-
-    /// Asks a list of tags which seqs match.
-    fn load_tags(&mut self, id: LoadId, run: TagRun, matcher: TagMatch) {
-        let (io, files) = (self.io.clone(), self.files.clone());
-        self.jobs.add(async move {
-            let result = async {
-                let path = segment::path(run.segment);
-                let lease = files.get(&io, run.segment).await.map_err(|error| format!("{path}: {error}"))?;
-                let section = segment::read_tags(&io, lease.file(), run.segment, run.topic, &run.place).await;
-                let section = section.map_err(|error| error.to_string())?;
-                let seqs = match &matcher {
-                    TagMatch::Eq(tag) => section.tags_eq(tag),
-                    TagMatch::Prefix(prefix) => section.tags_prefix(prefix),
-                };
-                seqs.map_err(|error| format!("{path}: {error}"))
-            };
-            let result = result.await;
-            JobDone::TagsFound { id, run, result }
-        });
-    }
-
-    /// A block of a load came. Only the first block is needed for sure; the others are read ahead, and
-    /// one that is damaged must not keep a reader from those before it (I-98).
-    fn on_loaded(
-        &mut self,
-        id: LoadId,
-        first: bool,
-        key: BlockKey,
-        result: Result<Box<CachedBlock>, String>,
-    ) {
-        let (left, failed) = self.loading.get_mut(&id).expect("a load under way");
-        *left -= 1;
-        match result {
-            Ok(block) => drop(self.cache.borrow_mut().insert(key, *block)),
-            Err(why) if first => *failed = Some(why),
-            Err(_) => {}
-        }
-        if *left == 0 {
-            let (_, failed) = self.loading.remove(&id).expect("just seen");
-            self.loaded.push((id, failed.map_or(Ok(()), Err)));
-        }
-    }
-
     /// Begins a clean stop (SH-5): when everything is committed a checkpoint marked clean is written.
     /// No operation may follow. [`Shard::is_stopped`] tells when it is done.
     pub fn begin_stop(&mut self) {
@@ -813,99 +433,4 @@ impl Shard {
     pub fn is_stopped(&self) -> bool {
         self.sealing.stopping == 3 || self.sealing.stopping > 0 && self.log.failed().is_some()
     }
-}
-
-struct SealJob {
-    io: Io,
-    chunks: Vec<Option<Chunk>>,
-    base: u64,
-    /// High bits of this shard's segment ids.
-    ids: u64,
-    next_segment: u64,
-    events_max: u32,
-    bytes_max: u64,
-}
-
-impl SealJob {
-    async fn run(mut self, mut items: Vec<Item>) -> Result<Vec<SegmentMeta>, SegmentError> {
-        // Big topics first, each in a file of its own; what remains shares packs.
-        items.sort_by_key(|item| (item.bytes < OWN_SEGMENT_BYTES, item.topic.id));
-        let mut segments = Vec::new();
-        let mut writer: Option<SegmentWriter> = None;
-        for item in &items {
-            let own = item.bytes >= OWN_SEGMENT_BYTES;
-            if let Some(full) = writer.take_if(|writer| own || writer.bytes() >= self.bytes_max) {
-                segments.push(full.finish().await?);
-            }
-            self.write_item(item, &mut writer).await?;
-            if own && let Some(full) = writer.take() {
-                segments.push(full.finish().await?);
-            }
-        }
-        if let Some(last) = writer {
-            segments.push(last.finish().await?);
-        }
-        if !segments.is_empty() {
-            let failed = |error| SegmentError::Disk { file: segment::DIR.to_owned(), error };
-            self.io.sync_dir(segment::DIR).await.map_err(failed)?;
-        }
-        Ok(segments)
-    }
-
-    async fn write_item(
-        &mut self,
-        item: &Item,
-        writer: &mut Option<SegmentWriter>,
-    ) -> Result<(), SegmentError> {
-        let mut begun = false;
-        let mut last_seq = 0;
-        for frame in &item.frames {
-            if frame.last_seq() <= item.dead_through {
-                continue;
-            }
-            let place = (frame.lsn.0 / CHUNK_BYTES as u64 - self.base) as usize;
-            let chunk = self.chunks[place].clone().expect("entries lie in chunks");
-            let entry = records_at(&chunk, frame.lsn);
-            let partly = frame.first_seq <= item.dead_through
-                || item.deleted.intersects(frame.first_seq, frame.last_seq());
-            let live: Vec<Record<'_>> = match partly {
-                true => entry
-                    .records_from(item.dead_through + 1)
-                    .flatten()
-                    .filter(|record| !item.deleted.contains(record.seq))
-                    .collect(),
-                false => Vec::new(),
-            };
-            if partly && live.is_empty() {
-                continue;
-            }
-            if writer.is_none() {
-                let id = SegmentId(self.ids | self.next_segment);
-                self.next_segment += 1;
-                *writer = Some(SegmentWriter::create(&self.io, id, self.events_max).await?);
-            }
-            let out = writer.as_mut().expect("just made sure");
-            if !begun {
-                out.begin_run(item.topic.id).await?;
-                begun = true;
-            } else if item.cuts.iter().any(|cut| (last_seq..frame.first_seq).contains(cut)) {
-                out.cut_block().await?;
-            }
-            last_seq = frame.last_seq();
-            if partly {
-                out.push_records(&entry.header, &live).await?;
-            } else {
-                out.push_entry(whole_entry(&chunk, frame, &entry), true).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The bytes of an entry, its header included.
-fn whole_entry<'a>(chunk: &'a Chunk, frame: &FrameRef, entry: &RecordsEntry<'_>) -> &'a [u8] {
-    let start = (frame.lsn.0 % CHUNK_BYTES as u64) as usize;
-    let bytes = entry.header.entry_bytes();
-    debug_assert!(bytes > ENTRY_HEADER_BYTES);
-    chunk.bytes(start, start + bytes)
 }

@@ -45,8 +45,8 @@ use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
 
 /// Bytes before a block's payload.
 pub const BLOCK_HEADER_BYTES: usize = 64;
-/// The largest payload of a block.
-pub const PAYLOAD_BYTES_MAX: usize = CHUNK_BYTES - BLOCK_BYTES - BLOCK_HEADER_BYTES;
+/// The largest payload of a block: one that fills a chunk from its first byte to its last.
+pub const PAYLOAD_BYTES_MAX: usize = CHUNK_BYTES - BLOCK_HEADER_BYTES;
 /// The log format this build writes and reads.
 pub const VERSION: u16 = 1;
 /// Block flag: the next block is at the start of the next chunk.

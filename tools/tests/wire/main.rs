@@ -1,0 +1,16 @@
+//! The contract at the socket: the real binary, bytes in, bytes out. Every row names its rule.
+//! Reading order: `harness`, then the modules in the order of the contract.
+
+#![allow(missing_docs, unreachable_pub)]
+
+mod append;
+mod delete;
+mod diff;
+mod errors;
+mod harness;
+mod limits;
+mod longpoll;
+mod probes;
+mod routing;
+mod topics;
+mod transport;
