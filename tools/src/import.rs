@@ -91,7 +91,7 @@ enum Class {
     Fsync,
     /// Answered when the operating system has it
     Disk,
-    /// Answered when it is queued
+    /// Answered like disk, without its promises over a crash
     Memory,
     /// Never written to disk
     Ephemeral,

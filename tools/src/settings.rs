@@ -165,23 +165,23 @@ pub(crate) static TABLE: &[Setting] = &[
         "RUNELOG_SEGMENT_MAX_EVENTS",
         number(1, u64::MAX),
         "10000",
-        "Records after which an open segment is sealed",
-        "",
+        "Records in one block of a sealed segment at most",
+        "A block is what a read loads and checks at once; it also ends at about 64 KiB.",
     ),
     row(
         "segment_max_bytes",
         "RUNELOG_SEGMENT_MAX_BYTES",
         number(1, u64::MAX),
         "67108864",
-        "Bytes after which an open segment is sealed",
-        "",
+        "Bytes of a segment file, about, and of log that is sealed at once",
+        "From 2 to 128 MiB of log at once, whatever is set.",
     ),
     row(
         "segment_max_age_ms",
         "RUNELOG_SEGMENT_MAX_AGE_MS",
         number(0, u64::MAX),
         "3600000",
-        "Age in ms at which an open segment is sealed; 0 = never",
+        "Age in ms at which records in the log's memory are sealed; 0 = never for age alone",
         "",
     ),
     row(
@@ -190,7 +190,8 @@ pub(crate) static TABLE: &[Setting] = &[
         number(16 * MIB, u64::MAX),
         "268435456",
         "Memory of each core for records that are not sealed yet",
-        "At least 16 MiB. When it fills up, the oldest records are sealed early.",
+        "At least 16 MiB. When it is half full, the oldest records are sealed. Records of class \
+         ephemeral, which are never sealed, may take as much again.",
     ),
     row(
         "cache_bytes",
