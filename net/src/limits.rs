@@ -22,8 +22,10 @@ pub const SEND_BYTES_MAX: usize = 1 << 30;
 pub const CLOSE_FLUSH_MS: u64 = 30_000;
 /// After its last answer a connection's further bytes are thrown away for this long…
 pub const CLOSE_DRAIN_MS: u64 = 1_000;
-/// …and up to this many, so that a client still sending reads the answer instead of a reset.
-pub const CLOSE_DRAIN_BYTES_MAX: usize = 1 << 20;
+/// …and up to this many, so that a client still sending reads the answer instead of a reset. Twice the
+/// default limit of a body: one that is somewhat too large (B-3) is usually sent whole before the client
+/// looks for an answer.
+pub const CLOSE_DRAIN_BYTES_MAX: usize = 128 << 20;
 /// How long accepting rests after the process ran out of descriptors or memory.
 pub const ACCEPT_RETRY_MS: u64 = 100;
 /// Starved receives (no provided buffer was free) that are armed again in one turn.

@@ -71,7 +71,7 @@ pub(crate) struct Service {
     directory: u64,
     cores: u16,
     /// Wall clock of this turn.
-    pub(crate) now: Millis,
+    now: Millis,
     /// Steady clock of this turn.
     steady_ms: u64,
     held: VecDeque<Held>,
@@ -489,14 +489,19 @@ impl Service {
         }
     }
 
-    /// One turn: the shard's, then everything that it set free.
-    pub(crate) fn turn(&mut self, now: Millis, steady_ms: u64, steady_us: u64) {
+    /// The clocks of the turn that begins. What a request is stamped with and how long it waits counts
+    /// from here, not from before the core slept.
+    pub(crate) fn set_clocks(&mut self, now: Millis, steady_ms: u64) {
         self.now = now;
         self.steady_ms = steady_ms;
-        self.shard.turn(now, steady_us);
+    }
+
+    /// One turn: the shard's, then everything that it set free.
+    pub(crate) fn turn(&mut self, steady_us: u64) {
+        self.shard.turn(self.now, steady_us);
         self.release();
         self.wake_polls();
-        self.expire_polls(steady_ms);
+        self.expire_polls(self.steady_ms);
         self.retry_loaded();
         self.retry_busy();
         while let Some((core, message)) = self.outbox.pop_front() {

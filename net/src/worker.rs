@@ -110,6 +110,8 @@ impl Worker {
             running.shared.started = Instant::now();
             running.shared.date = *running.dates.at((now / 1000) as u64);
 
+            // First of all: everything in this turn goes by its clocks.
+            self.service.set_clocks(now, steady_ms);
             self.take_events(&mut running);
             self.service.receive();
             for fd in std::mem::take(&mut self.service.adopted) {
@@ -117,7 +119,7 @@ impl Worker {
             }
             self.service.counters.connections = self.sockets.connections() as u64;
             self.service.counters.polls = self.service.poll_count() as u64;
-            self.service.turn(now, steady_ms, steady_us);
+            self.service.turn(steady_us);
             self.take_answers(&mut running);
             self.expire(&mut running);
             self.drive_disk(&mut running);
