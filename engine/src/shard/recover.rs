@@ -185,15 +185,24 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
         }
         let Some(slot) = files::slot_of(&name) else { continue };
         survey.next_slot = survey.next_slot.max(slot + 1);
+        let file = io.open(&path, OpenMode::Read).await.map_err(|error| disk(&path, error))?;
+        let (filled, length) = io.read(file, 0, buf).await.map_err(|error| disk(&path, error))?;
+        buf = filled;
+        io.close(file).await;
         if bytes < settings.file_bytes {
-            // Its preparation never ended; it has no header and will be filled from the start.
+            // Only a file that is complete gets a header: with one, it was cut short by someone else, and
+            // there may be blocks in it that are nowhere else (I-94).
+            if buf[..length].iter().any(|byte| *byte != 0) {
+                return Err(RecoverError::Damage(format!(
+                    "{path} has {bytes} bytes instead of {}: it was cut short after it was in use; restore \
+                     it, or move it away knowingly",
+                    settings.file_bytes
+                )));
+            }
+            // Its preparation never ended; it will be filled from the start.
             io.remove(&path).await.map_err(|error| disk(&path, error))?;
             continue;
         }
-        let file = io.open(&path, OpenMode::Read).await.map_err(|error| disk(&path, error))?;
-        let (filled, _) = io.read(file, 0, buf).await.map_err(|error| disk(&path, error))?;
-        buf = filled;
-        io.close(file).await;
         match FileHeader::decode(&buf) {
             Ok(None) => survey.spare.push(slot),
             Err(error) => survey.damaged.push((slot, format!("{path}: {error}"))),
