@@ -36,9 +36,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const RING_ENTRIES: u32 = 1024;
 /// glommio's own memory for its rings, which this server does not use for data.
 const IO_MEMORY_BYTES: usize = 64 << 10;
-/// How long a task of the executor may run before others get a turn. At glommio's default of 100 ms a
-/// cross-core answer was seen to wait 300 ms behind busy tasks.
-const PREEMPT: Duration = Duration::from_micros(500);
+/// Each executor has one task, which never gives way, so nothing needs preemption. And glommio 0.9 goes to
+/// sleep for good with its first task runnable when this timer fires before that task had its first turn:
+/// at 500 µs one start in sixty of eight cores on two processors hung in recovery. So it never fires.
+const PREEMPT: Duration = Duration::from_secs(24 * 3600);
 /// A file in the data directory that whoever serves it holds locked (I-101).
 const LOCK_FILE: &str = ".runelog.lock";
 

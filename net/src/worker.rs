@@ -66,6 +66,8 @@ struct Running {
     done: Vec<Done>,
     outgoing: Vec<(Tag, Op)>,
     touched: Vec<ConnId>,
+    /// The operator knows that chunks are written without registration.
+    told_plain: bool,
 }
 
 impl Worker {
@@ -95,6 +97,7 @@ impl Worker {
             done: Vec::new(),
             outgoing: Vec::new(),
             touched: Vec::new(),
+            told_plain: false,
         };
         for listener in std::mem::take(&mut self.listeners) {
             running.listening.push(self.sockets.listen(&mut self.ring, listener));
@@ -202,7 +205,11 @@ impl Worker {
     /// Moves the shard's operations to the disk.
     fn drive_disk(&mut self, running: &mut Running) {
         for chunk in self.service.shard.take_fresh_chunks() {
-            self.disk.register_chunk(&self.ring, &chunk);
+            if !self.disk.register_chunk(&self.ring, &chunk) && !running.told_plain {
+                // Found out only here, long after the line about the device at start.
+                running.told_plain = true;
+                tracing::warn!(core = self.service.core, "log device: {}", self.disk.features());
+            }
         }
         self.service.shard.io().take_outgoing(&mut running.outgoing);
         for (tag, op) in running.outgoing.drain(..) {

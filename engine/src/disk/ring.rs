@@ -48,7 +48,15 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(entries * 8)
             .build(entries)
-            .or_else(|_| IoUring::builder().setup_cqsize(entries * 8).build(entries))?;
+            .or_else(|_| IoUring::builder().setup_cqsize(entries * 8).build(entries))
+            .map_err(|error| match error.raw_os_error() {
+                // Newer kernels count rings, too. Without words this reads as if memory had run out.
+                Some(libc::ENOMEM) => io::Error::new(
+                    error.kind(),
+                    format!("no io_uring: {error}; is the memlock limit (ulimit -l) too low for its rings?"),
+                ),
+                _ => io::Error::new(error.kind(), format!("no io_uring: {error}")),
+            })?;
         Ok(Ring { uring, enters: 0 })
     }
 

@@ -44,7 +44,7 @@ impl std::fmt::Display for Reply {
 }
 
 /// A whole topic as one reader sees it.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) head: u64,
     pub(crate) earliest: u64,

@@ -17,6 +17,7 @@ use crate::client::{Client, Reply};
 use crate::random::Random;
 use crate::server::{Dir, Server, serve};
 use book::Book;
+pub(crate) use book::identity;
 use solo::Solo;
 
 /// Clients that share topics.

@@ -306,7 +306,7 @@ fn whole_writes(name: &str, view: &View) -> HashMap<u64, Known> {
 }
 
 /// Which record this is; every byte must be as sent.
-pub(super) fn identity(name: &str, got: &Got) -> (u64, u64, u64) {
+pub(crate) fn identity(name: &str, got: &Got) -> (u64, u64, u64) {
     #[derive(serde::Deserialize)]
     struct Identity {
         w: u64,
