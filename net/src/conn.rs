@@ -116,6 +116,8 @@ pub(crate) struct Conn {
     return_seqs: bool,
     /// A body to be thrown away once the answer in progress is out.
     skip_after: Option<Left>,
+    /// Bytes that were to be sent when [`Conn::gets_more_time`] was last asked.
+    backlog: usize,
     /// What this connection has in [`Shared::body_bytes`].
     collected: u64,
     began: Instant,
@@ -137,6 +139,7 @@ impl Conn {
             omit_body: false,
             return_seqs: true,
             skip_after: None,
+            backlog: 0,
             collected: 0,
             began: shared.started,
             deadline_ms: shared.steady_ms + HEAD_MS,
@@ -762,9 +765,15 @@ impl Conn {
         shared.body_bytes -= std::mem::take(&mut self.collected);
     }
 
-    /// When a client that took nothing until then is given up; progress moves it on.
-    pub(crate) fn stalled_at(steady_ms: u64) -> u64 {
-        steady_ms + STALLED_MS
+    /// At its deadline: whether the client took some of its answers since it was last asked, and so gets
+    /// more time. `backlog` is what is still to be sent.
+    pub(crate) fn gets_more_time(&mut self, backlog: usize, steady_ms: u64) -> bool {
+        let progress = backlog > 0 && backlog != self.backlog;
+        self.backlog = backlog;
+        if progress {
+            self.deadline_ms = steady_ms + STALLED_MS;
+        }
+        progress
     }
 }
 

@@ -16,8 +16,9 @@ pub const OUTPUT_BACKLOG_BYTES_MAX: usize = 1 << 20;
 pub const OUTPUT_POOLED_BYTES_MAX: usize = 64 << 10;
 /// Output buffers kept for reuse by one core.
 pub const OUTPUT_POOL_COUNT_MAX: usize = 256;
-/// Bytes handed to the kernel by one send; the rest of a longer output follows.
-pub const SEND_BYTES_MAX: usize = 1 << 30;
+/// Bytes handed to the kernel by one send; the rest of a longer output follows. Small enough to see a slow
+/// reader's progress: a send completes when all of it was taken.
+pub const SEND_BYTES_MAX: usize = 256 << 10;
 /// A connection that closes after its last answer has this long to take that answer.
 pub const CLOSE_FLUSH_MS: u64 = 30_000;
 /// After its last answer a connection's further bytes are thrown away for this long…
@@ -44,6 +45,8 @@ const _: () = assert!(OUTPUT_POOLED_BYTES_MAX < OUTPUT_BACKLOG_BYTES_MAX);
 const _: () = assert!(SEND_BYTES_MAX <= i32::MAX as usize);
 /// Operations of one core that wait for room in the log or for a delete; more are `429`.
 pub const BUSY_MAX: usize = 4096;
+/// …and one that waited this long is `429` too: a full disk gives its log no room.
+pub const BUSY_MS_MAX: u64 = 5_000;
 /// Long-polls that wait on one core; more are `429`.
 pub const POLLS_MAX: usize = 100_000;
 /// Bytes of request bodies that one core's connections may be collecting at once; a further body that

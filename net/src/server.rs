@@ -162,7 +162,8 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     let collected = block_on(&io, &mut disk, collect_garbage(&io, &layout, &referenced));
     let collected = collected.map_err(|error| failed("clearing the pool of segments", error))?;
     if collected.segments > 0 || collected.directories > 0 {
-        tracing::info!(segments = collected.segments, bytes = collected.bytes, "removed what no topic needs");
+        let (segments, bytes, directories) = (collected.segments, collected.bytes, collected.directories);
+        tracing::info!(segments, bytes, directories, "removed what no topic needs");
     }
     for id in &collected.missing {
         tracing::error!("segment {:016x} is missing: reads of its records will fail", id.0);
@@ -194,7 +195,7 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     }
     match stop.failed.load(Ordering::SeqCst) {
         0 => Ok(()),
-        _ => Err(ServerError("a core's log had failed: its clean stop was not possible".into())),
+        _ => Err(ServerError("a core could not stop cleanly (its disk failed or is full); the next start recovers from its log".into())),
     }
 }
 

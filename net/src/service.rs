@@ -9,7 +9,7 @@
 use crate::fault::Fault;
 use crate::handlers::{diff, fault_of, topics};
 use crate::json::control::DiffRequest;
-use crate::limits::{BUSY_MAX, MESH_PER_TURN_MAX, POLLS_MAX};
+use crate::limits::{BUSY_MAX, BUSY_MS_MAX, MESH_PER_TURN_MAX, POLLS_MAX};
 use crate::mesh::Mesh;
 use crate::message::{Answer, AppendAnswer, AppendOp, DeleteOp, DiffOp, ListEntry, Message, Op, Origin};
 use crate::metrics::{CoreCounters, ShardReport};
@@ -51,6 +51,13 @@ struct EmptyRead {
     wait: Wait,
 }
 
+/// An operation that the log, or a delete at work, has no room for yet.
+struct Waiting {
+    origin: Origin,
+    op: Op,
+    since_ms: u64,
+}
+
 /// What running an operation came to.
 enum Ran {
     Answer(Answer, Wait),
@@ -58,6 +65,8 @@ enum Ran {
     Load(Op, Wanted),
     /// Ask again after progress.
     Busy(Op),
+    /// A piece is done; go on in the next turn.
+    More(Op),
     /// Wait for the topic.
     Poll(Box<DiffOp>, EmptyRead),
 }
@@ -76,7 +85,9 @@ pub(crate) struct Service {
     steady_ms: u64,
     held: VecDeque<Held>,
     loading: AHashMap<LoadId, (Origin, Op)>,
-    busy: VecDeque<(Origin, Op)>,
+    busy: VecDeque<Waiting>,
+    /// One of them needs no event to go on.
+    step_again: bool,
     polls: AHashMap<u64, Poll>,
     next_poll: u64,
     waiters: AHashMap<TopicRef, Vec<u64>>,
@@ -118,6 +129,7 @@ impl Service {
             held: VecDeque::new(),
             loading: AHashMap::new(),
             busy: VecDeque::new(),
+            step_again: false,
             polls: AHashMap::new(),
             next_poll: 0,
             waiters: AHashMap::new(),
@@ -328,7 +340,13 @@ impl Service {
                     self.abandon(&op);
                     return self.deliver(origin, Answer::Fault(Box::new(Fault::throttled()), None));
                 }
-                self.busy.push_back((origin, op));
+                self.shard.log.stats.submit_full += 1;
+                self.busy.push_back(Waiting { origin, op, since_ms: self.steady_ms });
+                Handled::Later
+            }
+            Ran::More(op) => {
+                self.step_again = true;
+                self.busy.push_back(Waiting { origin, op, since_ms: self.steady_ms });
                 Handled::Later
             }
             Ran::Poll(op, read) => {
@@ -452,7 +470,7 @@ impl Service {
                 topics::render_deleted(&mut json, &op.topic, &outcome);
                 Ran::Answer(Answer::Body { status: 200, json, scanned: None }, outcome.wait)
             }
-            Ok(None) => Ran::Busy(Op::Delete(op)),
+            Ok(None) => Ran::More(Op::Delete(op)),
             Err(No::Refused(error, wait)) => {
                 self.shard.delete_abandon(deletion);
                 Ran::Answer(Answer::Fault(Box::new(fault_of(&error, &op.topic)), None), wait)
@@ -606,27 +624,32 @@ impl Service {
     }
 
     fn retry_busy(&mut self) {
-        // Each once a turn, in order, so that nobody is overtaken for ever.
-        for _ in 0..self.busy.len().min(MESH_PER_TURN_MAX) {
-            let Some((origin, op)) = self.busy.pop_front() else { break };
-            let ran = self.run(op);
-            if let Ran::Busy(op) = ran {
-                let halted = self.shard.halted();
-                match (halted, &op) {
-                    (None, Op::Delete(_)) => self.busy.push_back((origin, op)),
-                    (None, _) => {
-                        // What blocks this one blocks the others too.
-                        self.busy.push_front((origin, op));
-                        break;
-                    }
-                    (Some(error), _) => {
-                        let fault = Box::new(fault_of(&error, ""));
-                        self.deliver_later(origin, Answer::Fault(fault, None));
-                    }
+        self.step_again = false;
+        // Each once a turn and in order: one that a delete holds up must not hold that delete up.
+        for _ in 0..self.busy.len() {
+            let Some(Waiting { origin, op, since_ms }) = self.busy.pop_front() else { break };
+            let op = match self.run(op) {
+                Ran::More(op) => {
+                    self.step_again = true;
+                    self.busy.push_back(Waiting { origin, op, since_ms });
+                    continue;
                 }
-            } else {
-                self.later(origin, ran);
-            }
+                Ran::Busy(op) => op,
+                ran => {
+                    self.later(origin, ran);
+                    continue;
+                }
+            };
+            let fault = match self.shard.halted() {
+                Some(error) => fault_of(&error, ""),
+                None if self.steady_ms - since_ms > BUSY_MS_MAX => Fault::throttled(),
+                None => {
+                    self.busy.push_back(Waiting { origin, op, since_ms });
+                    continue;
+                }
+            };
+            self.abandon(&op);
+            self.deliver_later(origin, Answer::Fault(Box::new(fault), None));
         }
     }
 
@@ -656,7 +679,7 @@ impl Service {
 
     /// Whether the next turn has work to do already.
     pub(crate) fn has_work(&self) -> bool {
-        !self.answers.is_empty() || !self.busy.is_empty() || self.shard.is_runnable()
+        !self.answers.is_empty() || self.step_again || self.shard.is_runnable()
     }
 
     /// When the next long-poll ends.

@@ -104,7 +104,7 @@ impl Worker {
         }
         let mut stopping_since = None;
         let mut drained = false;
-        let mut ending = false;
+        let mut ending = None;
         loop {
             let steady_us = self.steady_us();
             let steady_ms = steady_us / 1000;
@@ -147,15 +147,23 @@ impl Worker {
                     drained = true;
                     self.stop.drained.fetch_add(1, Ordering::SeqCst);
                 }
-                if drained && !ending && self.stop.drained.load(Ordering::SeqCst) == self.service.cores() {
-                    ending = true;
+                if drained
+                    && ending.is_none()
+                    && self.stop.drained.load(Ordering::SeqCst) == self.service.cores()
+                {
+                    ending = Some(steady_ms);
                     self.service.shard.begin_stop();
                 }
-                if ending && self.service.shard.is_stopped() {
-                    if self.service.shard.halted().is_some() {
+                if let Some(ending) = ending {
+                    let stopped = self.service.shard.is_stopped();
+                    // A full disk takes no checkpoint; what was acknowledged is in the log.
+                    let stuck = !stopped && steady_ms - ending >= STOP_MS;
+                    if stuck || stopped && self.service.shard.halted().is_some() {
                         self.stop.failed.fetch_add(1, Ordering::SeqCst);
                     }
-                    break;
+                    if stuck || stopped {
+                        break;
+                    }
                 }
             }
 
@@ -169,6 +177,8 @@ impl Worker {
             self.reap(&mut running);
         }
         let _ = self.sockets.finish(&self.ring);
+        // Operations may still be under way if the disk is stuck: their buffers stay until the process ends.
+        std::mem::forget(self.disk);
     }
 
     fn sleep_for(&self, running: &Running, steady_ms: u64, stopping: bool) -> Duration {
@@ -229,15 +239,7 @@ impl Worker {
                         running.touched.push(conn);
                     }
                 }
-                Event::SendDone { conn } => {
-                    let steady_ms = running.shared.steady_ms;
-                    if let Some(state) = running.conn(conn) {
-                        if !state.is_waiting() && !state.is_idle() {
-                            state.deadline_ms = state.deadline_ms.max(Conn::stalled_at(steady_ms));
-                        }
-                        running.touched.push(conn);
-                    }
-                }
+                Event::SendDone { conn } => running.touched.push(conn),
                 Event::Closed { conn, .. } => {
                     let Running { conns, shared, .. } = &mut *running;
                     let slot = conns.get_mut(conn.index());
@@ -348,13 +350,14 @@ impl Worker {
     fn expire(&mut self, running: &mut Running) {
         let steady_ms = running.shared.steady_ms;
         while let Some(id) = running.deadlines.next_due(steady_ms) {
+            let backlog = self.sockets.output_backlog(id);
             let Some(conn) = running.conn(id) else { continue };
-            let deadline_ms = conn.deadline_ms.min(steady_ms + 60_000);
-            if conn.deadline_ms <= steady_ms {
+            if conn.deadline_ms <= steady_ms && !conn.gets_more_time(backlog, steady_ms) {
                 self.sockets.close(&mut self.ring, id);
-            } else {
-                running.deadlines.insert(deadline_ms, id);
+                continue;
             }
+            let deadline_ms = conn.deadline_ms.min(steady_ms + 60_000);
+            running.deadlines.insert(deadline_ms, id);
         }
     }
 
@@ -364,13 +367,8 @@ impl Worker {
         for listener in std::mem::take(&mut running.listening) {
             self.sockets.stop_listening(&mut self.ring, listener);
         }
-        let idle: Vec<ConnId> = running
-            .conns
-            .iter()
-            .flatten()
-            .filter(|(_, conn)| !conn.is_waiting())
-            .map(|(id, _)| *id)
-            .collect();
+        let idle: Vec<ConnId> =
+            running.conns.iter().flatten().filter(|(_, conn)| conn.is_idle()).map(|(id, _)| *id).collect();
         for id in idle {
             self.sockets.close_after_flush(&mut self.ring, id);
         }

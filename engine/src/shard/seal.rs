@@ -119,6 +119,8 @@ pub(super) struct Sealing {
     /// Slots of recycled files.
     pub(super) free_slots: Vec<u32>,
     pub(super) preparing: bool,
+    /// The last try to make a log file ready failed.
+    pub(super) file_failed: bool,
     pub(super) sealing: bool,
     pub(super) waiting: Option<Waiting>,
     pub(super) checkpointing: bool,
@@ -165,6 +167,7 @@ impl Sealing {
             next_slot: 0,
             free_slots: Vec::new(),
             preparing: false,
+            file_failed: false,
             sealing: false,
             waiting: None,
             checkpointing: false,
@@ -351,6 +354,7 @@ impl Shard {
         match done {
             JobDone::FilePrepared(result) => {
                 self.sealing.preparing = false;
+                self.sealing.file_failed = result.is_err();
                 match result {
                     Ok(file) => self.log.add_file(file),
                     Err(error) => {

@@ -76,8 +76,10 @@ impl Shard {
         if let Some(error) = self.log.failed() {
             return Err(EngineError::Halted(error).into());
         }
-        if !self.log.has_room() {
-            self.log.stats.submit_full += 1;
+        // A log file that cannot be made (a full disk) must not take batches that would wait in memory
+        // for an unknown time.
+        let stuck = self.sealing.file_failed && self.log.lacks_file();
+        if stuck || !self.log.has_room() {
             return Err(No::Busy);
         }
         Ok(())

@@ -97,7 +97,7 @@ pub struct LogStats {
     pub bytes_written: u64,
     /// Changes to the next file.
     pub rotations: u64,
-    /// Batches refused because the log was full.
+    /// Batches that met a full log and had to wait.
     pub submit_full: u64,
     /// Most blocks ever closed or in flight.
     pub depth_peak: usize,
@@ -239,6 +239,12 @@ impl Log {
 
     fn open_is_empty(&self) -> bool {
         self.open_end == self.open_start + BLOCK_HEADER_BYTES
+    }
+
+    /// Whether the open block has no file to go to yet.
+    pub fn lacks_file(&self) -> bool {
+        let open_file = self.open_number * CHUNK_BYTES as u64 / self.start.file_bytes;
+        self.files.back().is_none_or(|file| file.number < open_file)
     }
 
     /// Whether a batch may start now.
