@@ -30,6 +30,9 @@ const HEARTBEAT: Duration = Duration::from_millis(10);
 /// After the stop signal connections get this long (SH-4).
 const STOP_MS: u64 = 10_000;
 
+/// …and the last checkpoint until then, after which the process ends without it.
+const GIVE_UP_MS: u64 = STOP_MS + 8_000;
+
 /// What the cores share while they stop.
 #[derive(Default)]
 pub(crate) struct Stop {
@@ -147,6 +150,12 @@ impl Worker {
                 if drained && !ending && self.stop.drained.load(Ordering::SeqCst) == self.service.cores() {
                     ending = true;
                     self.service.shard.begin_stop();
+                }
+                if ending && steady_ms - since >= GIVE_UP_MS && !self.service.shard.is_stopped() {
+                    // A full disk, say. Everything acknowledged is in the log, and the next start reads it.
+                    tracing::error!(core = self.service.core, "no last checkpoint could be written");
+                    self.stop.failed.fetch_add(1, Ordering::SeqCst);
+                    break;
                 }
                 if ending && self.service.shard.is_stopped() {
                     if self.service.shard.halted().is_some() {

@@ -41,6 +41,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Room in the log for anything but an append. Less than [`append_room`], so that what may free some of
+/// a full disk (deletes, drops, smaller caps) is taken when appends no longer are.
+const SMALL_ENTRY_ROOM: u64 = CHUNK_BYTES as u64 / 2;
+
+/// Room in the log for an append: twice the body for its frames and for the ends of chunks left empty.
+fn append_room(body_bytes: usize) -> u64 {
+    (CHUNK_BYTES + 2 * body_bytes) as u64
+}
+
 /// Settings of a shard. Sizes are per shard.
 #[derive(Clone, Debug)]
 pub struct ShardSettings {
@@ -410,12 +419,12 @@ impl Shard {
                 if self.log.is_durable(self.log.entry_block()) {
                     return Ok((false, Wait(control_block)));
                 }
-                self.may_write()?;
+                self.may_write(SMALL_ENTRY_ROOM)?;
                 self.put_topic_entry(slot, true);
                 return Ok((false, Wait(self.log.entry_block())));
             }
         }
-        self.may_write()?;
+        self.may_write(SMALL_ENTRY_ROOM)?;
         let Some(slot) = existing else {
             self.take_topic_place()?;
             let slot = self.create(name, config, true);
@@ -450,10 +459,19 @@ impl Shard {
         Ok((false, Wait(self.log.entry_block())))
     }
 
-    /// Refuses when the log takes nothing any more, or nothing right now.
-    fn may_write(&mut self) -> Result<(), No> {
+    /// Refuses when the log takes nothing any more, or nothing right now. `room`: what must fit the log
+    /// files at hand, because what is put into the log without a place in a file gets no answer until there
+    /// is one, and on a full disk that is never.
+    fn may_write(&mut self, room: u64) -> Result<(), No> {
         if let Some(error) = self.log.failed() {
             return Err(EngineError::Halted(error).into());
+        }
+        if self.log.file_room() < room {
+            match self.sealing.no_file {
+                Some(error) => return Err(EngineError::NoLogFile(error).into()),
+                None if self.log.has_file() => return Err(No::Busy), // the next one is being made
+                None => {} // just started: the first one is being made
+            }
         }
         if !self.log.has_room() {
             self.log.stats.submit_full += 1;
@@ -584,7 +602,7 @@ impl Shard {
                 return Err(No::Refused(EngineError::NotEmpty { count }, wait));
             }
         }
-        self.may_write()?;
+        self.may_write(SMALL_ENTRY_ROOM)?;
         self.log.put_entry(Kind::Drop, &found.id.0.to_le_bytes(), true, true);
         let block = self.log.entry_block();
         let topic = self.forget(slot);

@@ -41,7 +41,14 @@ const SYNC_EVERY_MS: i64 = 400;
 /// The outcome of a background job.
 pub enum JobDone {
     /// A log file is ready.
-    FilePrepared(Result<LogFile, DiskError>),
+    FilePrepared {
+        /// The slot it was to have.
+        slot: u32,
+        /// Whether there was a file in it.
+        recycled: bool,
+        /// The file.
+        result: Result<LogFile, DiskError>,
+    },
     /// Segments were written for everything below `upto`.
     Sealed {
         /// End of what was sealed.
@@ -112,6 +119,8 @@ pub(super) struct Sealing {
     /// Slots of recycled files.
     pub(super) free_slots: Vec<u32>,
     preparing: bool,
+    /// Why the next log file could not be made ready, until one is.
+    pub(super) no_file: Option<DiskError>,
     sealing: bool,
     waiting: Option<Waiting>,
     checkpointing: bool,
@@ -133,6 +142,8 @@ pub(super) struct Sealing {
     pub(super) previous_log_start: Lsn,
     pub(super) checkpoints: u64,
     retry_at: Millis,
+    /// Apart from that of seals: a seal that fails must not keep a log file from being made.
+    file_retry_at: Millis,
     last_sync: Millis,
     /// A clean stop was asked for: 1 asked, 2 its checkpoint is under way, 3 written.
     stopping: u8,
@@ -156,6 +167,7 @@ impl Sealing {
             next_slot: 0,
             free_slots: Vec::new(),
             preparing: false,
+            no_file: None,
             sealing: false,
             waiting: None,
             checkpointing: false,
@@ -171,6 +183,7 @@ impl Sealing {
             previous_log_start: sealed_to,
             checkpoints: 0,
             retry_at: 0,
+            file_retry_at: 0,
             last_sync: 0,
             stopping: 0,
             now: 0,
@@ -211,7 +224,7 @@ impl Shard {
     pub(super) fn seal_if_due(&mut self, now: Millis, now_us: u64) {
         self.sealing.now = now;
         self.log.chunks.collect();
-        if !self.sealing.preparing && self.log.failed().is_none() && now >= self.sealing.retry_at {
+        if !self.sealing.preparing && self.log.failed().is_none() && now >= self.sealing.file_retry_at {
             if let Some(number) = self.log.wanted_file() {
                 self.prepare_file(number);
             }
@@ -345,17 +358,23 @@ impl Shard {
         };
         let header = self.log.header_for(number, self.settings.directory);
         let job = files::prepare(self.io.clone(), self.settings.dir(), slot, header, recycled);
-        self.jobs.add(async move { JobDone::FilePrepared(job.await) });
+        self.jobs.add(async move { JobDone::FilePrepared { slot, recycled, result: job.await } });
     }
 
     pub(super) fn on_job(&mut self, done: JobDone, now: Millis) {
         match done {
-            JobDone::FilePrepared(result) => {
+            JobDone::FilePrepared { slot, recycled, result } => {
                 self.sealing.preparing = false;
+                self.sealing.no_file = result.as_ref().err().copied();
                 match result {
                     Ok(file) => self.log.add_file(file),
                     Err(error) => {
-                        self.sealing.retry_at = now + RETRY_MS;
+                        // The next try takes the same slot, or each would leave one more behind.
+                        match recycled {
+                            true => self.sealing.free_slots.push(slot),
+                            false => self.sealing.next_slot = slot,
+                        }
+                        self.sealing.file_retry_at = now + RETRY_MS;
                         self.notice(true, format!("a log file could not be prepared: {error}"));
                     }
                 }
@@ -770,31 +789,51 @@ struct SealJob {
 }
 
 impl SealJob {
-    async fn run(mut self, mut items: Vec<Item>) -> Result<Vec<SegmentMeta>, SegmentError> {
+    async fn run(mut self, items: Vec<Item>) -> Result<Vec<SegmentMeta>, SegmentError> {
+        let (mut segments, mut writer) = (Vec::new(), None);
+        match self.write(items, &mut segments, &mut writer).await {
+            Ok(()) => Ok(segments),
+            Err(error) => {
+                // The next try makes all of them anew: on a full disk none may be left behind.
+                if let Some(begun) = writer {
+                    begun.abandon().await;
+                }
+                for segment in segments {
+                    let _ = self.io.remove(&segment::path(segment.id)).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn write(
+        &mut self,
+        mut items: Vec<Item>,
+        segments: &mut Vec<SegmentMeta>,
+        writer: &mut Option<SegmentWriter>,
+    ) -> Result<(), SegmentError> {
         // Big topics first, each in a file of its own; what remains shares packs.
         items.sort_by_key(|item| (item.bytes < OWN_SEGMENT_BYTES, item.topic.id));
-        let mut segments = Vec::new();
-        let mut writer: Option<SegmentWriter> = None;
         for item in &items {
             let own = item.bytes >= OWN_SEGMENT_BYTES;
             if let Some(full) = writer.take_if(|writer| own || writer.bytes() >= self.bytes_max) {
                 segments.push(full.finish().await?);
             }
-            self.write_item(item, &mut writer).await?;
+            self.write_item(item, writer).await?;
             if own {
                 if let Some(full) = writer.take() {
                     segments.push(full.finish().await?);
                 }
             }
         }
-        if let Some(last) = writer {
+        if let Some(last) = writer.take() {
             segments.push(last.finish().await?);
         }
         if !segments.is_empty() {
             let failed = |error| SegmentError::Disk { file: segment::DIR.to_owned(), error };
             self.io.sync_dir(segment::DIR).await.map_err(failed)?;
         }
-        Ok(segments)
+        Ok(())
     }
 
     async fn write_item(

@@ -240,6 +240,17 @@ impl Log {
         self.chunks.has_room()
     }
 
+    /// Whether any log file is ready.
+    pub fn has_file(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Bytes that still go into the log files that are ready.
+    pub fn file_room(&self) -> u64 {
+        let end = self.files.back().map_or(0, |file| (file.number + 1) * self.start.file_bytes);
+        end.saturating_sub(self.end().0)
+    }
+
     /// Writes a small entry. `sync`: its block must be synced to commit. `mark`: counted apart.
     pub fn put_entry(&mut self, kind: Kind, body: &[u8], last: bool, sync: bool) {
         let bytes = ENTRY_HEADER_BYTES + body.len();
