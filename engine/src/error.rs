@@ -86,6 +86,8 @@ pub enum EngineError {
     },
     /// The log cannot take more right now (PR-5).
     LogFull,
+    /// The disk has no room for another log file; what is at hand does not hold this as well.
+    NoLogFile(DiskError),
     /// A write or sync of this shard's log failed: it takes nothing more until restart (I-45).
     Halted(DiskError),
     /// Stored bytes cannot be read or fail their checksum (I-98); names file and place.

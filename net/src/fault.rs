@@ -292,6 +292,11 @@ impl Fault {
         Fault::new(Code::Throttled, "too much at once, try again", Detail::None)
     }
 
+    /// 429: the disk is full. Not a 500, because nothing was taken and it may be tried again (PR-5).
+    pub fn no_room(message: impl Into<Cow<'static, str>>) -> Fault {
+        Fault::new(Code::Throttled, message, Detail::None)
+    }
+
     /// 500: storage failure or defect.
     pub fn internal(message: impl Into<Cow<'static, str>>) -> Fault {
         Fault::new(Code::Internal, message, Detail::None)

@@ -24,6 +24,7 @@ use runelog_engine::shard::{Shard, ShardSettings};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,9 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 /// sleep for good with its first task runnable when this timer fires before that task had its first turn:
 /// at 500 µs one start in sixty of eight cores on two processors hung in recovery. So it never fires.
 const PREEMPT: Duration = Duration::from_secs(24 * 3600);
+/// A killed process leaves its listener for a moment: the kernel takes its rings down, and with them the
+/// accept that holds the socket, some time after the process is gone. A supervisor restarts faster.
+const BIND_PATIENCE: Duration = Duration::from_secs(3);
 /// A file in the data directory that whoever serves it holds locked (I-101).
 const LOCK_FILE: &str = ".runelog.lock";
 
@@ -116,7 +120,7 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     let sockets = options
         .addresses
         .iter()
-        .map(|address| sys::bind(address).map_err(|error| failed(address, error)))
+        .map(|address| bind(address).map_err(|error| failed(address, error)))
         .collect::<Result<Vec<_>, _>>()?;
 
     let (layout, mut disk) = open(&options)?;
@@ -196,6 +200,19 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     match stop.failed.load(Ordering::SeqCst) {
         0 => Ok(()),
         _ => Err(ServerError("a core could not stop cleanly (its disk failed or is full); the next start recovers from its log".into())),
+    }
+}
+
+/// Binds an address, with patience while it is taken (SU-4 comes after that).
+fn bind(address: &SocketAddr) -> std::io::Result<OwnedFd> {
+    let began = Instant::now();
+    loop {
+        match sys::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && began.elapsed() < BIND_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
     }
 }
 

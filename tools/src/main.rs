@@ -81,7 +81,13 @@ fn prepare(args: &ServeArgs) -> Result<Option<Settings>, Refusal> {
     let settings = settings?;
     let filter = EnvFilter::try_new(&settings.log).expect("a filter is parsed before it is taken");
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        // It would tell with `eprintln!`, which panics: a full disk behind stderr would end the daemon.
+        .log_internal_errors(false)
+        .init();
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }

@@ -1,5 +1,6 @@
 //! From [`Settings`] to a running server: the one boundary between the command line and `net`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use runelog_net::server::{self, Options};
@@ -35,7 +36,8 @@ pub(crate) fn serve(settings: Settings) -> ExitCode {
         }
         Err(error) => {
             tracing::error!("{error}");
-            eprintln!("runelog: {error}");
+            // Not `eprintln!`, which panics where stderr takes no more: the status has to be 1.
+            let _ = writeln!(std::io::stderr(), "runelog: {error}");
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,6 @@
 //! Appending a batch (§4): every check before the first byte, then marks and records as one log batch.
 
+use super::topics::append_room;
 use super::{Effect, Shard, TopicRef};
 use crate::config::{Class, Discard, TopicConfig, is_topic_name};
 use crate::error::{EngineError, No};
@@ -87,7 +88,7 @@ impl Shard {
         }
         let config = request.config.cloned().unwrap_or_default();
         config.check(request.topic)?;
-        self.may_write()?;
+        self.may_write(append_room(request.batch.body.len()))?;
         self.take_topic_place()?;
         // From here on the place is given back, so a refused write leaves no topic (W-34).
         let fits = check_reject(&config, request.batch.records.len() as u64, bytes, 0, 0, 0, 1)
@@ -149,7 +150,7 @@ impl Shard {
             })?;
         }
         let eviction = self.plan_eviction(topic, records)?;
-        self.may_write()?;
+        self.may_write(append_room(request.batch.body.len()))?;
         self.check_heap(&self.topic(slot).config)?;
         self.take_bytes(bytes)?;
         Ok(self.write(slot, request, bytes, hash, eviction, false, now))

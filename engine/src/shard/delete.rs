@@ -2,6 +2,7 @@
 //! is worked out in bounded steps, and takes effect as one batch that lists the deleted ranges: replay
 //! never matches tags again (I-29).
 
+use super::topics::SMALL_ENTRY_ROOM;
 use super::{Effect, Shard, TopicRef};
 use crate::config::Class;
 use crate::error::{EngineError, No};
@@ -102,7 +103,7 @@ impl Shard {
         let slot = self.slot_of(name)?;
         self.expire(slot, now)?;
         if self.topic(slot).config.class != Class::Ephemeral {
-            self.may_write()?;
+            self.may_write(SMALL_ENTRY_ROOM)?;
         }
         let topic = self.topic_mut(slot);
         if topic.delete_at_work {
@@ -182,7 +183,7 @@ impl Shard {
             deletion.at = to + 1;
         }
         if deletion.is_logged(self.topic(slot).config.class) {
-            self.may_write()?;
+            self.may_write(SMALL_ENTRY_ROOM)?;
         }
         Ok(Some(self.delete_finish(deletion)))
     }

@@ -35,7 +35,14 @@ const SYNC_EVERY_MS: i64 = 400;
 /// The outcome of a background job.
 pub enum JobDone {
     /// A log file is ready.
-    FilePrepared(Result<LogFile, DiskError>),
+    FilePrepared {
+        /// The slot it was to have.
+        slot: u32,
+        /// Whether there was a file in it.
+        recycled: bool,
+        /// The file.
+        result: Result<LogFile, DiskError>,
+    },
     /// Segments were written for everything below `upto`.
     Sealed {
         /// End of what was sealed.
@@ -119,8 +126,8 @@ pub(super) struct Sealing {
     /// Slots of recycled files.
     pub(super) free_slots: Vec<u32>,
     pub(super) preparing: bool,
-    /// The last try to make a log file ready failed.
-    pub(super) file_failed: bool,
+    /// Why the next log file could not be made ready, until one is.
+    pub(super) no_file: Option<DiskError>,
     pub(super) sealing: bool,
     pub(super) waiting: Option<Waiting>,
     pub(super) checkpointing: bool,
@@ -144,6 +151,8 @@ pub(super) struct Sealing {
     pub(super) previous_log_start: Lsn,
     pub(super) checkpoints: u64,
     pub(super) retry_at: Millis,
+    /// Apart from that of seals: a seal that fails must not keep a log file from being made.
+    file_retry_at: Millis,
     pub(super) last_sync: Millis,
     /// A clean stop was asked for: 1 asked, 2 its checkpoint is under way, 3 written.
     pub(super) stopping: u8,
@@ -167,7 +176,7 @@ impl Sealing {
             next_slot: 0,
             free_slots: Vec::new(),
             preparing: false,
-            file_failed: false,
+            no_file: None,
             sealing: false,
             waiting: None,
             checkpointing: false,
@@ -184,6 +193,7 @@ impl Sealing {
             previous_log_start: sealed_to,
             checkpoints: 0,
             retry_at: 0,
+            file_retry_at: 0,
             last_sync: 0,
             stopping: 0,
             now: 0,
@@ -213,7 +223,7 @@ impl Shard {
         self.log.chunks.collect();
         if !self.sealing.preparing
             && self.log.failed().is_none()
-            && now >= self.sealing.retry_at
+            && now >= self.sealing.file_retry_at
             && let Some(number) = self.log.wanted_file()
         {
             self.prepare_file(number);
@@ -347,18 +357,23 @@ impl Shard {
         };
         let header = self.log.header_for(number, self.settings.directory);
         let job = files::prepare(self.io.clone(), self.settings.dir(), slot, header, recycled);
-        self.jobs.add(async move { JobDone::FilePrepared(job.await) });
+        self.jobs.add(async move { JobDone::FilePrepared { slot, recycled, result: job.await } });
     }
 
     pub(super) fn on_job(&mut self, done: JobDone, now: Millis) {
         match done {
-            JobDone::FilePrepared(result) => {
+            JobDone::FilePrepared { slot, recycled, result } => {
                 self.sealing.preparing = false;
-                self.sealing.file_failed = result.is_err();
+                self.sealing.no_file = result.as_ref().err().copied();
                 match result {
                     Ok(file) => self.log.add_file(file),
                     Err(error) => {
-                        self.sealing.retry_at = now + RETRY_MS;
+                        // The next try takes the same slot, or each would leave one more behind.
+                        match recycled {
+                            true => self.sealing.free_slots.push(slot),
+                            false => self.sealing.next_slot = slot,
+                        }
+                        self.sealing.file_retry_at = now + RETRY_MS;
                         self.notice(true, format!("a log file could not be prepared: {error}"));
                     }
                 }

@@ -41,29 +41,49 @@ pub(super) struct SealJob {
 }
 
 impl SealJob {
-    pub(super) async fn run(mut self, mut items: Vec<Item>) -> Result<Vec<SegmentMeta>, SegmentError> {
+    pub(super) async fn run(mut self, items: Vec<Item>) -> Result<Vec<SegmentMeta>, SegmentError> {
+        let (mut segments, mut writer) = (Vec::new(), None);
+        match self.write(items, &mut segments, &mut writer).await {
+            Ok(()) => Ok(segments),
+            Err(error) => {
+                // The next try makes all of them anew: on a full disk none may be left behind.
+                if let Some(begun) = writer {
+                    begun.abandon().await;
+                }
+                for segment in segments {
+                    let _ = self.io.remove(&segment::path(segment.id)).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn write(
+        &mut self,
+        mut items: Vec<Item>,
+        segments: &mut Vec<SegmentMeta>,
+        writer: &mut Option<SegmentWriter>,
+    ) -> Result<(), SegmentError> {
         // Big topics first, each in a file of its own; what remains shares packs.
         items.sort_by_key(|item| (item.bytes < OWN_SEGMENT_BYTES, item.topic.id));
-        let mut segments = Vec::new();
-        let mut writer: Option<SegmentWriter> = None;
         for item in &items {
             let own = item.bytes >= OWN_SEGMENT_BYTES;
             if let Some(full) = writer.take_if(|writer| own || writer.bytes() >= self.bytes_max) {
                 segments.push(full.finish().await?);
             }
-            self.write_item(item, &mut writer).await?;
+            self.write_item(item, writer).await?;
             if own && let Some(full) = writer.take() {
                 segments.push(full.finish().await?);
             }
         }
-        if let Some(last) = writer {
+        if let Some(last) = writer.take() {
             segments.push(last.finish().await?);
         }
         if !segments.is_empty() {
             let failed = |error| SegmentError::Disk { file: segment::DIR.to_owned(), error };
             self.io.sync_dir(segment::DIR).await.map_err(failed)?;
         }
-        Ok(segments)
+        Ok(())
     }
 
     async fn write_item(

@@ -5,10 +5,20 @@ use super::{Effect, Eviction, Shard, TopicRef, TopicView, view};
 use crate::config::{Class, TopicConfig};
 use crate::error::{EngineError, No};
 use crate::ids::{Millis, TopicId};
+use crate::limits::CHUNK_BYTES;
 use crate::topic::Topic;
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
 use std::rc::Rc;
+
+/// Room in the log for anything but an append. Less than [`append_room`], so that what may free some of
+/// a full disk (deletes, drops, smaller caps) is taken when appends no longer are.
+pub(super) const SMALL_ENTRY_ROOM: u64 = CHUNK_BYTES as u64 / 2;
+
+/// Room in the log for an append: twice the body for its frames and for the ends of chunks left empty.
+pub(super) fn append_room(body_bytes: usize) -> u64 {
+    (CHUNK_BYTES + 2 * body_bytes) as u64
+}
 
 impl Shard {
     /// Creates or reconfigures (§3.1). Returns whether it was created, and what the answer waits for.
@@ -31,12 +41,12 @@ impl Shard {
                 if self.log.is_durable(self.log.entry_block()) {
                     return Ok((false, Wait(control_block)));
                 }
-                self.may_write()?;
+                self.may_write(SMALL_ENTRY_ROOM)?;
                 self.put_topic_entry(slot, true);
                 return Ok((false, Wait(self.log.entry_block())));
             }
         }
-        self.may_write()?;
+        self.may_write(SMALL_ENTRY_ROOM)?;
         let Some(slot) = existing else {
             self.take_topic_place()?;
             let slot = self.create(name, config, true);
@@ -72,14 +82,21 @@ impl Shard {
     }
 
     /// Refuses when the log takes nothing any more, or nothing right now.
-    pub(super) fn may_write(&mut self) -> Result<(), No> {
+    ///
+    /// `room`: what must fit the log files at hand, because what is put into the log without a place in a
+    /// file gets no answer until there is one, and on a full disk that is never.
+    pub(super) fn may_write(&mut self, room: u64) -> Result<(), No> {
         if let Some(error) = self.log.failed() {
             return Err(EngineError::Halted(error).into());
         }
-        // A log file that cannot be made (a full disk) must not take batches that would wait in memory
-        // for an unknown time.
-        let stuck = self.sealing.file_failed && self.log.lacks_file();
-        if stuck || !self.log.has_room() {
+        if self.log.file_room() < room {
+            match self.sealing.no_file {
+                Some(error) => return Err(EngineError::NoLogFile(error).into()),
+                None if self.log.has_file() => return Err(No::Busy), // the next one is being made
+                None => {} // just started: the first one is being made
+            }
+        }
+        if !self.log.has_room() {
             return Err(No::Busy);
         }
         Ok(())
@@ -207,7 +224,7 @@ impl Shard {
                 return Err(No::Refused(EngineError::NotEmpty { count }, wait));
             }
         }
-        self.may_write()?;
+        self.may_write(SMALL_ENTRY_ROOM)?;
         self.log.put_entry(Kind::Drop, &found.id.0.to_le_bytes(), true, true);
         let block = self.log.entry_block();
         let topic = self.forget(slot);

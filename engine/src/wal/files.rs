@@ -2,7 +2,7 @@
 
 use super::format::FileHeader;
 use super::log::LogFile;
-use crate::disk::{Io, OpenMode};
+use crate::disk::{FileId, Io, OpenMode};
 use crate::error::DiskError;
 use crate::limits::BLOCK_BYTES;
 use crate::mem::AlignedBuf;
@@ -32,6 +32,25 @@ pub async fn prepare(
 ) -> Result<LogFile, DiskError> {
     let path = path(&dir, slot);
     let file = io.open(&path, OpenMode::ReadWrite).await?;
+    let number = header.number;
+    if let Err(error) = make_ready(&io, &dir, file, header, recycled).await {
+        // A full disk, say: the room and the descriptor are given back, for there will be another try.
+        io.close(file).await;
+        if !recycled {
+            let _ = io.remove(&path).await;
+        }
+        return Err(error);
+    }
+    Ok(LogFile { number, slot, file })
+}
+
+async fn make_ready(
+    io: &Io,
+    dir: &str,
+    file: FileId,
+    header: FileHeader,
+    recycled: bool,
+) -> Result<(), DiskError> {
     if !recycled {
         io.allocate(file, header.file_bytes).await?;
         let mut zeros = AlignedBuf::zeroed(FILL_BYTES);
@@ -42,12 +61,11 @@ pub async fn prepare(
             at += bytes;
         }
         io.sync(file).await?;
-        io.sync_dir(&dir).await?;
+        io.sync_dir(dir).await?;
     }
     let mut first = AlignedBuf::zeroed(BLOCK_BYTES);
     let bytes = header.encode();
     first[..bytes.len()].copy_from_slice(&bytes);
     io.write(file, 0, first, BLOCK_BYTES).await?;
-    io.sync(file).await?;
-    Ok(LogFile { number: header.number, slot, file })
+    io.sync(file).await
 }

@@ -241,15 +241,20 @@ impl Log {
         self.open_end == self.open_start + BLOCK_HEADER_BYTES
     }
 
-    /// Whether the open block has no file to go to yet.
-    pub fn lacks_file(&self) -> bool {
-        let open_file = self.open_number * CHUNK_BYTES as u64 / self.start.file_bytes;
-        self.files.back().is_none_or(|file| file.number < open_file)
-    }
-
     /// Whether a batch may start now.
     pub fn has_room(&self) -> bool {
         self.chunks.has_room()
+    }
+
+    /// Whether any log file is ready.
+    pub fn has_file(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Bytes that still go into the log files that are ready.
+    pub fn file_room(&self) -> u64 {
+        let end = self.files.back().map_or(0, |file| (file.number + 1) * self.start.file_bytes);
+        end.saturating_sub(self.end().0)
     }
 
     /// Writes a small entry. `sync`: its block must be synced to commit. `mark`: counted apart.

@@ -33,6 +33,9 @@ pub(crate) fn fault_of(error: &EngineError, topic: &str) -> Fault {
         EngineError::QuotaFull { max } => Fault::quota("max_total_bytes", *max),
         EngineError::NotEmpty { count } => Fault::topic_not_empty(topic, *count),
         EngineError::LogFull => Fault::throttled(),
+        EngineError::NoLogFile(error) => Fault::no_room(format!(
+            "no log file for more writes could be made ({error}); nothing was taken, try again when there is room"
+        )),
         EngineError::Halted(error) => Fault::internal(format!(
             "this core's log takes no more writes after a failed write or sync ({error}); reads go on, a restart recovers"
         )),

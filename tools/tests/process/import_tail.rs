@@ -12,7 +12,7 @@ use crate::server::{Dir, Server, runelog};
 
 const ITEMS: u64 = 6000;
 /// Records of a write: with many of them there is a middle to be killed in.
-const BATCH: &str = "20";
+const BATCH: &str = "7";
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Items as a pretty printer leaves them: line breaks, indentation, UTF-8, escapes of all kinds, large
@@ -69,6 +69,19 @@ fn ends_well(mut child: Child) -> Output {
     output
 }
 
+/// Waits until a tenth of the file is there.
+fn at_work(server: &Server, topic: &str, importing: &mut Child) {
+    let mut client = server.client();
+    let asked = Instant::now();
+    loop {
+        let state = client.call("GET", &format!("/v0/topics/{topic}"), "").expect("an answer");
+        if state.status == 200 && state.json()["count"].as_u64().expect("a number") > ITEMS / 10 {
+            return;
+        }
+        assert!(asked.elapsed() < LONGEST && importing.try_wait().expect("our child").is_none());
+    }
+}
+
 fn is_as_the_file(name: &str, records: &[Got], items: &[(String, String)]) {
     assert_eq!(records.len(), items.len(), "{name}: none is missing, none is there twice");
     for (got, (data, tag)) in records.iter().zip(items) {
@@ -86,16 +99,7 @@ fn an_import_over_a_kill_brings_every_item_once_and_in_order() {
         let topic = format!("in-{class}");
         let server = Server::start(home.path(), &[]);
         let mut begun = import(&file, &server, class, "0").spawn().expect("it runs");
-        // Killed while it is at work, somewhere between a tenth and the half.
-        let mut client = server.client();
-        let asked = Instant::now();
-        loop {
-            let state = client.call("GET", &format!("/v0/topics/{topic}"), "").expect("an answer");
-            if state.status == 200 && state.json()["count"].as_u64().expect("a number") > ITEMS / 10 {
-                break;
-            }
-            assert!(asked.elapsed() < LONGEST && begun.try_wait().expect("our child").is_none());
-        }
+        at_work(&server, &topic, &mut begun);
         server.kill();
         let output = begun.wait_with_output().expect("it ended");
         assert!(!output.status.success(), "{class}: it was to be cut off in the middle");
@@ -137,10 +141,7 @@ fn an_import_waits_for_a_server_that_comes_back() {
     let server = Server::start(home.path(), &[]);
     let port = server.address.port().to_string();
     let mut importing = import(&file, &server, "fsync", "30").spawn().expect("it runs");
-    for _ in 0..2 {
-        std::thread::sleep(Duration::from_millis(100));
-        assert!(importing.try_wait().expect("our child").is_none());
-    }
+    at_work(&server, "in-fsync", &mut importing);
     server.kill();
     let server = Server::start(home.path(), &[("RUNELOG_PORT", &port)]);
     ends_well(importing);

@@ -54,11 +54,6 @@ impl Rec {
         }
     }
 
-    /// Bytes by which the server counts it (J-23).
-    pub(crate) fn bytes(&self) -> u64 {
-        (self.data.len() + self.meta.as_ref().map_or(0, String::len)) as u64
-    }
-
     fn put(&self, body: &mut String) {
         body.push_str("{\"data\":");
         body.push_str(&self.data);

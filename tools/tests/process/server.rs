@@ -118,11 +118,19 @@ impl Server {
     /// its own.
     pub(crate) fn run(home: &Path, mut command: Command) -> Result<Server, Refused> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        let log = home.join(format!("log-{:04}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        command.stderr(File::create(&log).expect("a log file"));
+        Server::spawn(home, command, log)
+    }
+
+    /// The same, with the stderr that the command has.
+    pub(crate) fn run_quietly(home: &Path, command: Command) -> Result<Server, Refused> {
+        Server::spawn(home, command, PathBuf::new())
+    }
+
+    fn spawn(home: &Path, mut command: Command, log: PathBuf) -> Result<Server, Refused> {
         let port_file = home.join("port");
         let _ = fs::remove_file(&port_file);
-        let log = home.join(format!("log-{:04}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        let output = File::create(&log).expect("a log file");
-        command.stderr(output);
         let mut child = command.spawn().expect("the binary runs");
         let began = Instant::now();
         loop {

@@ -156,6 +156,21 @@ fn a_port_that_is_taken_or_a_port_file_that_cannot_be_written_refuses_the_start(
     Server::start(home.path(), &[]).stop_well();
 }
 
+/// The kernel lets go of the listener of a killed process late, and supervisors are quick.
+#[test]
+fn after_a_kill_the_same_port_can_be_had_at_once() {
+    let home = Dir::new("port");
+    let mut server = Server::start(home.path(), &[]);
+    let port = server.address.port().to_string();
+    for _ in 0..10 {
+        let mut client = server.client();
+        append(&mut client, "t", 1, 1, None);
+        server.kill();
+        server = Server::start(home.path(), &[("RUNELOG_PORT", &port)]);
+    }
+    server.stop_well();
+}
+
 #[test]
 fn settings_are_checked_before_anything_is_touched() {
     let home = Dir::new("ev1");
@@ -365,6 +380,26 @@ fn with_little_memory_to_lock_it_runs_the_plain_way_and_says_so() {
     let server = Server::start(home.path(), &[]);
     assert!(views(&mut server.client(), &topics) == before);
     server.stop_well();
+}
+
+/// A full disk behind stderr must not end the daemon.
+#[test]
+fn a_log_that_nobody_can_write_changes_nothing() {
+    let home = Dir::new("mute");
+    let mute = |port: &str| {
+        let mut command = serve(home.path(), &[("RUST_LOG", "debug"), ("RUNELOG_PORT", port)]);
+        command.stderr(File::options().write(true).open("/dev/full").expect("a device"));
+        command
+    };
+    let server = Server::run_quietly(home.path(), mute("0")).expect("it starts");
+    let mut client = server.client();
+    let topics = furnish(&mut client);
+    assert_eq!(views(&mut client, &topics).len(), topics.len());
+    server.stop_well();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let refused = Server::run_quietly(home.path(), mute(&port)).err().expect("the port is taken");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
 }
 
 #[test]
