@@ -324,27 +324,6 @@ fn a_torn_tail_is_cut_and_told() {
     }
 }
 
-#[test]
-fn a_log_file_that_was_cut_short_refuses_the_start() {
-    let home = Dir::new("short");
-    let (log, end) = killed_log(&home);
-    let whole = fs::read(&log).expect("readable");
-    for length in [end - 4096 * 5, 4096, 0] {
-        File::options().write(true).open(&log).expect("a log file").set_len(length).expect("cut");
-        let refused = Server::refused(home.path(), &[("RUNELOG_SHARDS", "1")]);
-        let name = log.file_name().expect("a name").to_string_lossy();
-        if length > 0 {
-            says(&refused, &[&name]);
-            assert_eq!(log.metadata().expect("still there").len(), length, "nothing was removed");
-        }
-        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-        fs::write(&log, &whole).expect("restored");
-    }
-    let server = Server::start(home.path(), &[("RUNELOG_SHARDS", "1")]);
-    assert_eq!(numbers(&server).len(), 20);
-    server.stop_well();
-}
-
 /// A start of a process that may lock `bytes` of memory.
 fn with_memlock(home: &Dir, bytes: u64) -> Result<Server, Refused> {
     let mut command = serve(home.path(), &[]);
