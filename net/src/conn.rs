@@ -118,6 +118,8 @@ pub(crate) struct Conn {
     pub(crate) deadline_ms: u64,
     pub(crate) paused: bool,
     pub(crate) peer_finished: bool,
+    /// Output not yet taken when the deadline was looked at last.
+    backlog_seen: usize,
 }
 
 impl Conn {
@@ -136,6 +138,7 @@ impl Conn {
             deadline_ms: shared.steady_ms + HEAD_MS,
             paused: false,
             peer_finished: false,
+            backlog_seen: 0,
         }
     }
 
@@ -373,7 +376,7 @@ impl Conn {
                 ask_for_body(head, out);
                 let left = match framing {
                     BodyFraming::Length(bytes) => Left::Length(bytes),
-                    _ => Left::Chunked(Box::new(Decoder::new())),
+                    _ => Left::Chunked(Box::default()),
                 };
                 self.deadline_ms = shared.steady_ms + HEAD_MS;
                 self.phase = Phase::Body {
@@ -720,7 +723,7 @@ impl Conn {
         let left = match head.body {
             BodyFraming::None | BodyFraming::Length(0) => return,
             BodyFraming::Length(bytes) => Left::Length(bytes),
-            BodyFraming::Chunked => Left::Chunked(Box::new(Decoder::new())),
+            BodyFraming::Chunked => Left::Chunked(Box::default()),
         };
         match self.phase {
             Phase::Head => self.phase = Phase::Skip { left, sink: Vec::new() },
@@ -733,6 +736,16 @@ impl Conn {
         self.persist = Persist::Close;
         self.write_fault(fault, out, service, shared);
         self.phase = Phase::Closing;
+    }
+
+    /// Whether bytes of the answers were taken since this was asked last: then the new deadline.
+    pub(crate) fn takes_slowly(&mut self, backlog: usize, steady_ms: u64) -> Option<u64> {
+        let before = std::mem::replace(&mut self.backlog_seen, backlog);
+        if backlog == 0 || backlog == before {
+            return None;
+        }
+        self.deadline_ms = Conn::stalled_at(steady_ms);
+        Some(self.deadline_ms)
     }
 
     /// When a client that took nothing until then is given up; progress moves it on.

@@ -16,8 +16,9 @@ pub const OUTPUT_BACKLOG_BYTES_MAX: usize = 1 << 20;
 pub const OUTPUT_POOLED_BYTES_MAX: usize = 64 << 10;
 /// Output buffers kept for reuse by one core.
 pub const OUTPUT_POOL_COUNT_MAX: usize = 256;
-/// Bytes handed to the kernel by one send; the rest of a longer output follows.
-pub const SEND_BYTES_MAX: usize = 1 << 30;
+/// Bytes handed to the kernel by one send; the rest of a longer output follows. Small enough that a client
+/// which takes a long answer slowly is seen to take it: it must take this much a minute.
+pub const SEND_BYTES_MAX: usize = 256 << 10;
 /// A connection that closes after its last answer has this long to take that answer.
 pub const CLOSE_FLUSH_MS: u64 = 30_000;
 /// After its last answer a connection's further bytes are thrown away for this long…

@@ -88,6 +88,7 @@ pub(crate) struct Service {
     /// Messages that found a full mesh.
     outbox: VecDeque<(usize, Message)>,
     /// Carriers of forwarded appends, for reuse.
+    #[expect(clippy::vec_box, reason = "they travel boxed, and are boxed only once")]
     carriers: Vec<Box<AppendOp>>,
     published: Vec<TopicRef>,
     loaded: Vec<(LoadId, Result<(), String>)>,
@@ -188,10 +189,11 @@ impl Service {
 
     /// Keeps a carrier for the next append that needs one.
     pub(crate) fn reuse(&mut self, carrier: Option<Box<AppendOp>>) {
-        if let Some(carrier) = carrier {
-            if self.carriers.len() < 64 && carrier.body.capacity() <= 256 << 10 {
-                self.carriers.push(carrier);
-            }
+        if let Some(carrier) = carrier
+            && self.carriers.len() < 64
+            && carrier.body.capacity() <= 256 << 10
+        {
+            self.carriers.push(carrier);
         }
     }
 
@@ -523,13 +525,13 @@ impl Service {
             }
             self.deliver_later(held.origin, held.answer);
         }
-        if !self.held.is_empty() {
-            if let Some(error) = self.shard.halted() {
-                // I-44: outcome unknown across a restart.
-                for held in std::mem::take(&mut self.held) {
-                    let fault = Box::new(fault_of(&error, ""));
-                    self.deliver_later(held.origin, Answer::Fault(fault, None));
-                }
+        if !self.held.is_empty()
+            && let Some(error) = self.shard.halted()
+        {
+            // I-44: outcome unknown across a restart.
+            for held in std::mem::take(&mut self.held) {
+                let fault = Box::new(fault_of(&error, ""));
+                self.deliver_later(held.origin, Answer::Fault(fault, None));
             }
         }
     }
@@ -633,10 +635,10 @@ impl Service {
 
     /// An operation ends without having run to its end.
     fn abandon(&mut self, op: &Op) {
-        if let Op::Delete(delete) = op {
-            if let Some(deletion) = &delete.deletion {
-                self.shard.delete_abandon(deletion);
-            }
+        if let Op::Delete(delete) = op
+            && let Some(deletion) = &delete.deletion
+        {
+            self.shard.delete_abandon(deletion);
         }
     }
 

@@ -231,10 +231,10 @@ impl Worker {
                     }
                 }
                 Event::Closed { conn, .. } => {
-                    if let Some(slot) = running.conns.get_mut(conn.index()) {
-                        if slot.as_ref().is_some_and(|(id, _)| *id == conn) {
-                            *slot = None;
-                        }
+                    if let Some(slot) = running.conns.get_mut(conn.index())
+                        && slot.as_ref().is_some_and(|(id, _)| *id == conn)
+                    {
+                        *slot = None;
                     }
                 }
                 Event::ListenerEnded { errno, .. } => {
@@ -281,13 +281,12 @@ impl Worker {
 
     fn received(&mut self, id: ConnId, buf: RecvBuf, running: &mut Running) {
         let Running { conns, shared, .. } = running;
-        if let Some(Some((found, conn))) = conns.get_mut(id.index()) {
-            if *found == id {
-                if let Some((bytes, out)) = self.sockets.bytes_and_output(&buf, id) {
-                    let next = guarded(|| conn.receive(id.to_bits(), bytes, out, &mut self.service, shared));
-                    self.settle(id, next, running);
-                }
-            }
+        if let Some(Some((found, conn))) = conns.get_mut(id.index())
+            && *found == id
+            && let Some((bytes, out)) = self.sockets.bytes_and_output(&buf, id)
+        {
+            let next = guarded(|| conn.receive(id.to_bits(), bytes, out, &mut self.service, shared));
+            self.settle(id, next, running);
         }
         self.sockets.give_back(buf);
     }
@@ -343,6 +342,12 @@ impl Worker {
             let Some(conn) = running.conn(id) else { continue };
             let deadline_ms = conn.deadline_ms.min(steady_ms + 60_000);
             if conn.deadline_ms <= steady_ms {
+                // A client that takes a long answer slowly is not idle.
+                let backlog = self.sockets.output_backlog(id);
+                if let Some(until_ms) = conn.takes_slowly(backlog, steady_ms) {
+                    running.deadlines.insert(until_ms, id);
+                    continue;
+                }
                 self.sockets.close(&mut self.ring, id);
             } else {
                 running.deadlines.insert(deadline_ms, id);
