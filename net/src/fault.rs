@@ -150,7 +150,7 @@ impl Fault {
     /// 400: the `dead_letter` of a configuration is no topic name.
     pub fn invalid_dead_letter(name: &str) -> Fault {
         let detail = Detail::DeadLetter { dead_letter: name.into() };
-        Fault::new(Code::InvalidRequest, "dead_letter is not a valid topic name", detail)
+        Fault::new(Code::InvalidRequest, format!("`dead_letter` {name:?} is not a topic name"), detail)
     }
 
     /// 400: too many records in one write.
@@ -206,7 +206,8 @@ impl Fault {
 
     /// 405: the path exists, the method does not; `allow` lists those that do (T-15).
     pub fn method_not_allowed(allow: &'static str) -> Fault {
-        let fault = Fault::new(Code::MethodNotAllowed, "method not allowed on this path", Detail::None);
+        let message = format!("this path takes {allow}");
+        let fault = Fault::new(Code::MethodNotAllowed, message, Detail::None);
         Fault { allow: Some(allow), ..fault }
     }
 
@@ -251,7 +252,8 @@ impl Fault {
     /// 409: `?if_empty` on a topic that holds records.
     pub fn topic_not_empty(topic: &str, count: u64) -> Fault {
         let detail = Detail::NotEmpty { topic: topic.into(), count };
-        Fault::new(Code::TopicNotEmpty, format!("topic {topic} holds {count} records"), detail)
+        let records = if count == 1 { "record" } else { "records" };
+        Fault::new(Code::TopicNotEmpty, format!("topic {topic} still holds {count} {records}"), detail)
     }
 
     /// 409: a queue operation on a log topic.
@@ -279,12 +281,14 @@ impl Fault {
         earliest_seq: u64,
     ) -> Fault {
         let detail = Detail::Full { topic: topic.into(), cap_records, cap_bytes, head_seq, earliest_seq };
-        Fault::new(Code::TopicFull, format!("topic {topic} is full"), detail)
+        let message = format!("topic {topic} is at its cap and rejects more (`discard` is \"reject\")");
+        Fault::new(Code::TopicFull, message, detail)
     }
 
     /// 429: a counted cap is reached (L-2).
     pub fn quota(limit: &'static str, max: u64) -> Fault {
-        Fault::new(Code::Throttled, format!("{limit} reached"), Detail::Quota { limit, max })
+        let message = format!("the server's limit {limit} of {max} is reached");
+        Fault::new(Code::Throttled, message, Detail::Quota { limit, max })
     }
 
     /// 429: a concurrency cap, or a saturated commit path.

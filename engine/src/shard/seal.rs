@@ -126,6 +126,8 @@ pub(super) struct Sealing {
     /// Slots of recycled files.
     pub(super) free_slots: Vec<u32>,
     pub(super) preparing: bool,
+    /// What a batch that waits needs of the log files.
+    pub(super) wanted_room: u64,
     /// Why the next log file could not be made ready, until one is.
     pub(super) no_file: Option<DiskError>,
     pub(super) sealing: bool,
@@ -176,6 +178,7 @@ impl Sealing {
             next_slot: 0,
             free_slots: Vec::new(),
             preparing: false,
+            wanted_room: 0,
             no_file: None,
             sealing: false,
             waiting: None,
@@ -221,10 +224,13 @@ impl Shard {
     pub(super) fn seal_if_due(&mut self, now: Millis, now_us: u64) {
         self.sealing.now = now;
         self.log.chunks.collect();
+        if self.log.file_room() >= self.sealing.wanted_room {
+            self.sealing.wanted_room = 0;
+        }
         if !self.sealing.preparing
             && self.log.failed().is_none()
             && now >= self.sealing.file_retry_at
-            && let Some(number) = self.log.wanted_file()
+            && let Some(number) = self.log.wanted_file(self.sealing.wanted_room)
         {
             self.prepare_file(number);
         }

@@ -92,7 +92,11 @@ impl Shard {
         if self.log.file_room() < room {
             match self.sealing.no_file {
                 Some(error) => return Err(EngineError::NoLogFile(error).into()),
-                None if self.log.has_file() => return Err(No::Busy), // the next one is being made
+                None if self.log.has_file() => {
+                    // As many as it takes are made meanwhile.
+                    self.sealing.wanted_room = self.sealing.wanted_room.max(room);
+                    return Err(No::Busy);
+                }
                 None => {} // just started: the first one is being made
             }
         }

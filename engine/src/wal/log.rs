@@ -542,16 +542,18 @@ impl Log {
         }
     }
 
-    /// Number of the file that should be prepared next: one beyond the file that the open block is in.
-    pub fn wanted_file(&self) -> Option<u64> {
+    /// Number of the file that should be prepared next: one beyond the file that the open block is in,
+    /// and as many as a batch that wants `room` bytes needs.
+    pub fn wanted_file(&self, room: u64) -> Option<u64> {
         let newest = self.files.back().map_or(self.start.file_number, |file| file.number + 1);
         let open_file = self.open_number * CHUNK_BYTES as u64 / self.start.file_bytes;
-        (newest <= open_file + 1).then_some(newest)
+        (newest <= open_file + 1 || self.file_room() < room).then_some(newest)
     }
 
     /// Adds a prepared file. Numbers come in order.
     pub fn add_file(&mut self, file: LogFile) {
-        assert!(self.wanted_file() == Some(file.number), "files are prepared in order");
+        let expected = self.files.back().map_or(self.start.file_number, |file| file.number + 1);
+        assert_eq!(file.number, expected, "files are prepared in order");
         self.files.push_back(file);
     }
 

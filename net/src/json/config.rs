@@ -9,6 +9,7 @@ use runelog_engine::config::{Class, Discard, TopicConfig, TopicType, is_topic_na
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 use super::fault::{BodyError, Fault, Why};
+use super::reader::Reader;
 use super::scan;
 
 /// Bounds of `lease_ms`; a value outside is moved to the nearer one, visibly.
@@ -101,7 +102,7 @@ impl ConfigRequest {
         // integers of any length in members we ignore, and words its refusals better.
         simd_json::serde::from_slice(&mut text.to_vec()).or_else(|_| {
             serde_json::from_slice(text)
-                .map_err(|error| BodyError::Invalid(format!("configuration: {error}")))
+                .map_err(|error| faulty_member(text).unwrap_or_else(|| error_of("configuration", &error)))
         })
     }
 
@@ -144,6 +145,30 @@ impl ConfigRequest {
             _ => Ok(()),
         }
     }
+}
+
+/// The first member that cannot be read even alone: serde's errors tell a place, not a name.
+#[cold]
+fn faulty_member(text: &[u8]) -> Option<BodyError> {
+    let mut reader = Reader::new(text);
+    reader.open_object().ok()?;
+    while let Ok(Some(name)) = reader.next_member() {
+        let (start, end) = reader.skip().ok()?;
+        let quoted = &text[name.start - 1..=name.end];
+        let alone = [b"{", quoted, b":", &text[start..end], b"}"].concat();
+        if let Err(error) = serde_json::from_slice::<ConfigRequest>(&alone) {
+            let name = String::from_utf8_lossy(&text[name.start..name.end]);
+            return Some(error_of(&format!("`{name}`"), &error));
+        }
+    }
+    None
+}
+
+/// Without serde's "at line 1 column 2", which would be a place in a part of the body.
+fn error_of(what: &str, error: &serde_json::Error) -> BodyError {
+    let message = error.to_string();
+    let message = message.split(" at line ").next().unwrap_or_default();
+    BodyError::Invalid(format!("{what}: {message}"))
 }
 
 /// An enumeration spelled as lower-case words (J-7).

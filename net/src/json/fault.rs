@@ -94,6 +94,7 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.why {
+            Why::End if self.at == 0 => return f.write_str("the body is empty, a JSON object is needed"),
             Why::End => "the JSON text ends too early",
             Why::Syntax => "malformed JSON",
             Why::Trailing => "bytes after the JSON value",

@@ -91,7 +91,8 @@ fn a_write_is_taken_whole_or_refused_whole() {
     let big = 1 << 20;
     let invalid = ("invalid_request", 400);
     // rule, members before, records, code and status, or none when it is taken
-    let table: Vec<(&str, String, String, Option<(&str, u16)>)> = vec![
+    type Row = (&'static str, String, String, Option<(&'static str, u16)>);
+    let table: Vec<Row> = vec![
         ("W-6", String::new(), "{}".into(), Some(invalid)),
         ("W-6", String::new(), r#"{"data":1},{"tag":"t"}"#.into(), Some(invalid)),
         ("J-4", String::new(), r#"{"data":1,"data":1}"#.into(), Some(invalid)),

@@ -252,3 +252,45 @@ fn a_reader_that_follows_its_cursor_accounts_for_everything() {
         assert_eq!(most.as_array().map(Vec::len), Some(900), "5");
     }
 }
+
+#[test]
+fn one_answer_describes_one_moment() {
+    let server = Server::shared();
+    for topic in server.names("moment") {
+        server.connect().fresh(&topic, r#"{"durability":"memory","cap_records":5}"#);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut writer = server.connect();
+                for _ in 0..150 {
+                    writer.append(&topic, r#"{"records":[{"data":1},{"data":2},{"data":3}]}"#);
+                }
+            });
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut reader = server.connect();
+                    let mut head = 0;
+                    while head < 450 {
+                        let read = reader.diff(&topic, "").json();
+                        let number = |value: &Value| value.as_u64().expect("a number");
+                        assert!(number(&read["head_seq"]) >= head, "I-6");
+                        head = number(&read["head_seq"]);
+                        assert_eq!(head % 3, 0, "I-43");
+                        let seqs: Vec<u64> = read["records"]
+                            .as_array()
+                            .expect("records")
+                            .iter()
+                            .map(|r| number(&r["$seq"]))
+                            .collect();
+                        let floor = head.saturating_sub(5);
+                        assert_eq!(seqs, (floor + 1..=head).collect::<Vec<u64>>(), "D-11 I-30 I-47");
+                        assert_eq!(read["earliest_seq"], floor + 1, "D-11");
+                        match floor {
+                            0 => assert!(read["tombstone"].is_null(), "D-12"),
+                            _ => assert_eq!(read["tombstone"]["gap_to"], floor, "D-11 I-22"),
+                        }
+                    }
+                });
+            }
+        });
+    }
+}

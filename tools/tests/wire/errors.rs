@@ -273,3 +273,46 @@ fn checks_come_in_their_order() {
         }
     }
 }
+
+#[test]
+fn a_message_names_what_is_wrong_and_what_would_be_right() {
+    let mut client = Server::shared().connect();
+    let [topic, _] = Server::shared().names("message");
+    client.fresh(&topic, r#"{"cap_records":1,"discard":"reject"}"#);
+    client.append_all(&topic, &["1"]);
+    let one = |more: &str| format!("{{\"records\":[{{\"data\":1}}],{more}}}");
+    let path = format!("/v0/topics/{topic}");
+    let table: Vec<(&str, String, String, &[&str])> = vec![
+        ("POST", path.clone(), "{\"records\":[{}]}".into(), &["records[0]", "`data`"]),
+        ("POST", path.clone(), "{\"record\":[]}".into(), &["`records`", "missing"]),
+        ("POST", path.clone(), one("\"create\":\"yes\""), &["`create`", "true or false", "byte 33"]),
+        (
+            "POST",
+            path.clone(),
+            one("\"config\":{\"cap_bytes\":\"1\"}"),
+            &["`cap_bytes`", "an integer from 0"],
+        ),
+        ("POST", path.clone(), one("\"config\":[]"), &["`config`", "an object or null"]),
+        ("POST", path.clone(), "{\"records\":[{\"data\":1}".into(), &["ends too early", "byte 22"]),
+        ("POST", path.clone(), one("\"create\":true"), &["cap", "rejects"]),
+        ("PUT", path.clone(), "{\"durability\":\"strong\"}".into(), &["`durability`", "\"fsync\""]),
+        ("PUT", path.clone(), "{\"ttl_ms\":1,\"cap_records\":-1}".into(), &["`cap_records`", "-1"]),
+        ("PUT", path.clone(), "{\"dead_letter\":\"a b\"}".into(), &["`dead_letter`", "\"a b\""]),
+        ("PUT", "/v0/topics/-a".into(), "{}".into(), &["\"-a\"", "beginning with a letter or digit"]),
+        ("POST", format!("{path}/diff"), "{\"limit\":-1}".into(), &["`limit`", "0 to 4294967295"]),
+        ("POST", format!("{path}/delete"), "{}".into(), &["`before_seq`", "`match`"]),
+        ("POST", format!("{path}/delete"), "{\"match\":[\"tag\"]}".into(), &["`match`", "[\"tag\",\"Eq\""]),
+        ("PATCH", path.clone(), String::new(), &["GET, HEAD, PUT, POST, DELETE"]),
+        ("DELETE", format!("{path}?if_empty=1"), String::new(), &["still holds 1 record"]),
+    ];
+    for (method, target, body, parts) in table {
+        let error = client.call(method, &target, &body).member("error");
+        let message = error["message"].as_str().expect("a message");
+        for part in parts {
+            assert!(message.contains(part), "{method} {target} {body}: {message}");
+        }
+    }
+    client.send(format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\n\r\n"));
+    let message = client.answer().member("error")["message"].clone();
+    assert!(message.as_str().is_some_and(|text| text.contains("empty")), "{message}");
+}

@@ -567,3 +567,59 @@ fn the_first_of_a_repeated_header_counts() {
     client.send(post("/v0/topics/t", "Content-Encoding: gzip\r\nContent-Length: 3\r\n", b"\x1f\x8b\x08"));
     client.answer().assert_fault(400, "invalid_request", &Value::Null, "T-11");
 }
+
+#[test]
+fn a_client_that_reads_late_gets_everything() {
+    // Forty answers of a megabyte each: more than the server holds for one connection, from either core.
+    let server = Server::shared();
+    let data = format!("\"{}\"", "d".repeat(1_000_000));
+    for topic in server.names("late") {
+        let mut client = server.connect();
+        client.fresh(&topic, r#"{"durability":"memory"}"#);
+        client.append_all(&topic, &[&data]);
+        let mut bytes = Vec::new();
+        for _ in 0..40 {
+            bytes.extend(request("POST", &format!("/v0/topics/{topic}/diff"), "{}"));
+            bytes.extend(request("GET", "/v0/health", ""));
+        }
+        client.send(bytes);
+        client.finish();
+        std::thread::sleep(Duration::from_millis(100));
+        for round in 0..40 {
+            let answer = client.answer();
+            assert!(answer.text().contains(&data), "T-4 {round}");
+            assert_eq!(client.answer().member("status"), "ok", "T-4 {round}");
+        }
+        client.assert_closed("T-4");
+        server.connect().drop_topic(&topic);
+    }
+}
+
+#[test]
+fn many_connections_each_get_their_own_answers() {
+    let server = Server::shared();
+    let names = server.names("own");
+    let mut first = server.connect();
+    for topic in &names {
+        first.fresh(topic, r#"{"durability":"memory"}"#);
+    }
+    let mut clients: Vec<Client> = (0..60).map(|_| server.connect()).collect();
+    for round in 0..5 {
+        for (index, client) in clients.iter_mut().enumerate() {
+            let topic = &names[(index + round) % 2];
+            let body = format!(r#"{{"idempotency_key":"{index}-{round}","records":[{{"data":{index}}}]}}"#);
+            client.send(request("POST", &format!("/v0/topics/{topic}"), &body));
+            client.send(request("GET", &format!("/v0/topics/x{index}"), ""));
+        }
+        for (index, client) in clients.iter_mut().enumerate() {
+            let topic = &names[(index + round) % 2];
+            let answer = client.answer();
+            assert_eq!(answer.member("topic"), topic.as_str());
+            let from = answer.u64("first_seq") - 1;
+            let absent = json!({ "topic": format!("x{index}") });
+            client.answer().assert_fault(404, "topic_not_found", &absent, "T-4");
+            let read = client.diff(topic, &format!("{{\"from_seq\":{from},\"limit\":1}}"));
+            assert_eq!(read.member("records")[0]["data"], index, "I-41");
+        }
+    }
+}
