@@ -324,21 +324,30 @@ fn a_torn_tail_is_cut_and_told() {
     }
 }
 
+/// §11 wants a start over a last log file of any length; what may be lost must be told then, or it would
+/// be silent.
 #[test]
-fn a_log_file_that_was_cut_short_refuses_the_start() {
+fn a_log_file_that_was_cut_short_is_told() {
     let home = Dir::new("short");
     let (log, end) = killed_log(&home);
-    let whole = fs::read(&log).expect("readable");
-    for length in [end - 4096 * 5, 4096, 0] {
+    let pristine =
+        walk(&home.join("data")).into_iter().map(|path| (fs::read(&path).expect("readable"), path));
+    let pristine: Vec<_> = pristine.collect();
+    let name = log.file_name().expect("a name").to_string_lossy().into_owned();
+    for (length, left) in [(end - 4096 * 5, 15), (end - 4000, 19), (end, 20)] {
         File::options().write(true).open(&log).expect("a log file").set_len(length).expect("cut");
-        let refused = Server::refused(home.path(), &[("RUNELOG_SHARDS", "1")]);
-        let name = log.file_name().expect("a name").to_string_lossy();
-        if length > 0 {
-            says(&refused, &[&name]);
-            assert_eq!(log.metadata().expect("still there").len(), length, "nothing was removed");
+        let server = Server::start(home.path(), &[("RUNELOG_SHARDS", "1")]);
+        let wanted: Vec<String> = (0..left).map(|number| number.to_string()).collect();
+        assert_eq!(numbers(&server), wanted);
+        let said = server.log();
+        assert!(said.contains(&name) && said.contains("cut short"), "{said}");
+        server.kill();
+        fs::remove_dir_all(home.join("data")).expect("removed");
+        for (bytes, path) in &pristine {
+            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            fs::write(path, bytes).expect("restored");
         }
-        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-        fs::write(&log, &whole).expect("restored");
+        fs::create_dir_all(home.join("data/segments")).expect("made");
     }
     let server = Server::start(home.path(), &[("RUNELOG_SHARDS", "1")]);
     assert_eq!(numbers(&server).len(), 20);
