@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::client::{Client, View};
 use crate::random::body_of;
-use crate::server::{Dir, Refused, Server, runelog, serve};
+use crate::server::{Dir, Refused, Server, lasting_port, runelog, serve};
 
 /// Status 1, and a message with all of these words.
 fn says(refused: &Refused, words: &[&str]) {
@@ -160,8 +160,8 @@ fn a_port_that_is_taken_or_a_port_file_that_cannot_be_written_refuses_the_start(
 #[test]
 fn after_a_kill_the_same_port_can_be_had_at_once() {
     let home = Dir::new("port");
-    let mut server = Server::start(home.path(), &[]);
-    let port = server.address.port().to_string();
+    let port = lasting_port();
+    let mut server = Server::start(home.path(), &[("RUNELOG_PORT", &port)]);
     for _ in 0..10 {
         let mut client = server.client();
         append(&mut client, "t", 1, 1, None);
