@@ -122,6 +122,12 @@ pub async fn recover(
             Start { lsn: Lsn(FIRST_FILE * settings.file_bytes + BLOCK_BYTES as u64), block: 1, described: 0 }
         }
     };
+    // What a short file has lost leaves no trace behind it, so its length is the only thing to tell (I-93).
+    let needed = survey.files.range(start.lsn.0 / settings.file_bytes..);
+    report.notes.extend(needed.filter(|(_, found)| found.short).map(|(_, found)| {
+        let path = files::path(&dir, found.slot);
+        format!("{path} was cut short by someone: the log goes on without what may have been behind its end")
+    }));
     let mut replay = Replay::new(settings.clone(), loaded, start.lsn)?;
     let tail = scan(io, &settings, &survey, start, &mut replay, &mut report, &mut progress).await?;
     // Log files whose making was cut off are used again: their names must be durable by then.

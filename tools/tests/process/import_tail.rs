@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::Got;
 use crate::random::Random;
-use crate::server::{Dir, Server, runelog};
+use crate::server::{Dir, Server, lasting_port, runelog};
 
 const ITEMS: u64 = 6000;
 /// Records of a write: with many of them there is a middle to be killed in.
@@ -138,8 +138,8 @@ fn an_import_waits_for_a_server_that_comes_back() {
     let file = home.join("items.json");
     let items = items();
     file_of(&items, &file);
-    let server = Server::start(home.path(), &[]);
-    let port = server.address.port().to_string();
+    let port = lasting_port();
+    let server = Server::start(home.path(), &[("RUNELOG_PORT", &port)]);
     let mut importing = import(&file, &server, "fsync", "30").spawn().expect("it runs");
     at_work(&server, "in-fsync", &mut importing);
     server.kill();

@@ -85,6 +85,17 @@ pub(crate) fn serve(home: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
+/// A port for a server that comes back to it: below those that the system gives to others meanwhile.
+pub(crate) fn lasting_port() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let port = 20_000 + (std::process::id() * 8 + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
+            return port.to_string();
+        }
+    }
+}
+
 /// A running server. Dropped, it is killed.
 pub(crate) struct Server {
     child: Child,

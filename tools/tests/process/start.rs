@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::client::{Client, View};
 use crate::random::body_of;
-use crate::server::{Dir, Refused, Server, runelog, serve};
+use crate::server::{Dir, Refused, Server, lasting_port, runelog, serve};
 
 /// Status 1, and a message with all of these words.
 fn says(refused: &Refused, words: &[&str]) {
@@ -160,8 +160,8 @@ fn a_port_that_is_taken_or_a_port_file_that_cannot_be_written_refuses_the_start(
 #[test]
 fn after_a_kill_the_same_port_can_be_had_at_once() {
     let home = Dir::new("port");
-    let mut server = Server::start(home.path(), &[]);
-    let port = server.address.port().to_string();
+    let port = lasting_port();
+    let mut server = Server::start(home.path(), &[("RUNELOG_PORT", &port)]);
     for _ in 0..10 {
         let mut client = server.client();
         append(&mut client, "t", 1, 1, None);
@@ -322,6 +322,36 @@ fn a_torn_tail_is_cut_and_told() {
         assert_eq!(numbers(&server), wanted);
         server.kill();
     }
+}
+
+/// §11 wants a start over a last log file of any length; what may be lost must be told then, or it would
+/// be silent.
+#[test]
+fn a_log_file_that_was_cut_short_is_told() {
+    let home = Dir::new("short");
+    let (log, end) = killed_log(&home);
+    let pristine =
+        walk(&home.join("data")).into_iter().map(|path| (fs::read(&path).expect("readable"), path));
+    let pristine: Vec<_> = pristine.collect();
+    let name = log.file_name().expect("a name").to_string_lossy().into_owned();
+    for (length, left) in [(end - 4096 * 5, 15), (end - 4000, 19), (end, 20)] {
+        File::options().write(true).open(&log).expect("a log file").set_len(length).expect("cut");
+        let server = Server::start(home.path(), &[("RUNELOG_SHARDS", "1")]);
+        let wanted: Vec<String> = (0..left).map(|number| number.to_string()).collect();
+        assert_eq!(numbers(&server), wanted);
+        let said = server.log();
+        assert!(said.contains(&name) && said.contains("cut short"), "{said}");
+        server.kill();
+        fs::remove_dir_all(home.join("data")).expect("removed");
+        for (bytes, path) in &pristine {
+            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            fs::write(path, bytes).expect("restored");
+        }
+        fs::create_dir_all(home.join("data/segments")).expect("made");
+    }
+    let server = Server::start(home.path(), &[("RUNELOG_SHARDS", "1")]);
+    assert_eq!(numbers(&server).len(), 20);
+    server.stop_well();
 }
 
 /// A start of a process that may lock `bytes` of memory.

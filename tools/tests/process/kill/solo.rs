@@ -202,10 +202,10 @@ impl Flip {
         let is = |class: usize, version: u64| {
             state["config"]["durability"] == CLASSES[class] && state["config"]["lease_ms"] == 1000 + version
         };
-        if let Some((class, version)) = self.pending_put.take() {
-            if is(class, version) {
-                (self.class, self.version) = (class, version);
-            }
+        if let Some((class, version)) = self.pending_put.take()
+            && is(class, version)
+        {
+            (self.class, self.version) = (class, version);
         }
         assert!(is(self.class, self.version), "the last settings are in force (I-50): {state}");
         let there = |write: u64, first: u64, count: u64| {
@@ -333,18 +333,18 @@ impl Churn {
         let in_force = |version: u64, class: &str| {
             state["config"]["durability"] == class && state["config"]["lease_ms"] == 1000 + version
         };
-        if let Some(Change::Put(version, class)) = pending {
-            if in_force(version, class) {
-                self.apply(Change::Put(version, class));
-            }
+        if let Some(Change::Put(version, class)) = pending
+            && in_force(version, class)
+        {
+            self.apply(Change::Put(version, class));
         }
         let now = self.now.as_mut().unwrap_or_else(|| panic!("{name} was deleted and is back (I-50, TD-5)"));
         assert!(in_force(now.version, now.class), "{name}: {now:?} is in force (I-50), and not {state}");
         let found = names(name, &view);
-        if let (Some(Change::Append(write, count)), Some((seq, last))) = (pending, found.last()) {
-            if last.0 == write {
-                now.writes.push((write, seq + 1 - count, count));
-            }
+        if let (Some(Change::Append(write, count)), Some((seq, last))) = (pending, found.last())
+            && last.0 == write
+        {
+            now.writes.push((write, seq + 1 - count, count));
         }
         let wanted: Vec<(u64, Name)> = now
             .writes
