@@ -149,7 +149,10 @@ impl Shard {
                 other => other,
             })?;
         }
-        let eviction = self.plan_eviction(topic, records)?;
+        let eviction = match self.plan_eviction(topic, records) {
+            Ok(eviction) => eviction,
+            Err(blocked) => return Err(self.evict_so_far(slot, blocked)),
+        };
         self.may_write(append_room(request.batch.body.len()))?;
         self.check_heap(&self.topic(slot).config)?;
         self.take_bytes(bytes)?;

@@ -2,6 +2,7 @@
 //! written. Evictions are by prefix (I-32) and travel as floor marks in the log, so that replay never
 //! re-derives them from a configuration that may have changed since (I-24).
 
+use super::topics::SMALL_ENTRY_ROOM;
 use super::{Effect, Eviction, Shard};
 use crate::config::{Class, Discard};
 use crate::error::No;
@@ -16,6 +17,14 @@ use std::ops::ControlFlow;
 pub(super) struct Hiding {
     /// For each delete on its way: records and bytes of it that expired.
     deletes: Vec<(u64, u64)>,
+}
+
+/// An eviction that cannot be worked out yet.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    no: No,
+    /// What goes in any case.
+    so_far: Option<Eviction>,
 }
 
 impl Shard {
@@ -62,7 +71,14 @@ impl Shard {
     }
 
     /// What must go so that the caps hold after `spans` were added, or `None` if nothing must.
-    pub(super) fn plan_eviction(&self, topic: &Topic, spans: &[RecordSpan]) -> Result<Option<Eviction>, No> {
+    ///
+    /// Where sealed blocks must be read first, what is known to go so far comes with the refusal: see
+    /// [`Shard::evict_so_far`].
+    pub(super) fn plan_eviction(
+        &self,
+        topic: &Topic,
+        spans: &[RecordSpan],
+    ) -> Result<Option<Eviction>, Blocked> {
         let config = &topic.config;
         if config.discard != Discard::Old || (config.cap_records == 0 && config.cap_bytes == 0) {
             return Ok(None);
@@ -84,10 +100,13 @@ impl Shard {
             return Ok(None);
         }
         if topic.delete_at_work {
-            return Err(No::Busy);
+            return Err(Blocked { no: No::Busy, so_far: None });
         }
         let mut gone = Eviction::none(Loss::Cap, floor);
-        self.evict_stored(topic, window, excess, &mut gone)?;
+        if let Err(no) = self.evict_stored(topic, window, excess, &mut gone) {
+            let so_far = (gone.seq > floor).then_some(gone);
+            return Err(Blocked { no, so_far });
+        }
         // A batch larger than the cap pushes out its own front (W-33, CF-12).
         for (index, span) in spans.iter().enumerate() {
             let seq = topic.ordered.head + 1 + index as u64;
@@ -98,6 +117,24 @@ impl Shard {
         }
         gone.seq = gone.seq.max(window);
         Ok((gone.seq > floor).then_some(gone))
+    }
+
+    /// An eviction that must read more blocks than the cache holds would ask for the first again when it
+    /// comes to the last. So what is known to go goes at once, and the next try begins behind it.
+    pub(super) fn evict_so_far(&mut self, slot: u32, blocked: Blocked) -> No {
+        let Blocked { no, so_far } = blocked;
+        let Some(gone) = so_far else { return no };
+        if let Err(no) = self.may_write(SMALL_ENTRY_ROOM) {
+            return no;
+        }
+        let topic = self.topic(slot);
+        let mut block = topic.control_block;
+        if topic.config.class != Class::Ephemeral {
+            self.log_floor(slot, gone, true, false);
+            block = self.log.entry_block();
+        }
+        self.order_eviction(slot, gone, block);
+        no
     }
 
     /// Adds stored live records to `gone`, oldest first, while they lie at or below `window` or fewer

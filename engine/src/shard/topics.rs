@@ -59,9 +59,9 @@ impl Shard {
         let plan = self.plan_eviction(self.topic(slot), &[]);
         let plan = match plan {
             Ok(plan) => plan,
-            Err(no) => {
+            Err(blocked) => {
                 self.topic_mut(slot).config = old;
-                return Err(no);
+                return Err(self.evict_so_far(slot, blocked));
             }
         };
         self.put_topic_entry(slot, plan.is_none());
