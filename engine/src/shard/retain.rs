@@ -22,7 +22,7 @@ pub(super) struct Hiding {
 /// An eviction that cannot be worked out yet.
 #[derive(Debug)]
 pub(super) struct Blocked {
-    no: No,
+    pub(super) no: No,
     /// What goes in any case.
     so_far: Option<Eviction>,
 }
