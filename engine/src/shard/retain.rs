@@ -24,7 +24,7 @@ pub(super) struct Hiding {
 pub(super) struct Blocked {
     pub(super) no: No,
     /// What goes in any case.
-    so_far: Option<Eviction>,
+    so_far: Option<Box<Eviction>>,
 }
 
 impl Shard {
@@ -104,7 +104,7 @@ impl Shard {
         }
         let mut gone = Eviction::none(Loss::Cap, floor);
         if let Err(no) = self.evict_stored(topic, window, excess, &mut gone) {
-            let so_far = (gone.seq > floor).then_some(gone);
+            let so_far = (gone.seq > floor).then(|| Box::new(gone));
             return Err(Blocked { no, so_far });
         }
         // A batch larger than the cap pushes out its own front (W-33, CF-12).
@@ -123,7 +123,7 @@ impl Shard {
     /// comes to the last. So what is known to go goes at once, and the next try begins behind it.
     pub(super) fn evict_so_far(&mut self, slot: u32, blocked: Blocked) -> No {
         let Blocked { no, so_far } = blocked;
-        let Some(gone) = so_far else { return no };
+        let Some(gone) = so_far.map(|gone| *gone) else { return no };
         if let Err(no) = self.may_write(SMALL_ENTRY_ROOM) {
             return no;
         }
