@@ -76,6 +76,8 @@ pub(crate) struct Service {
     held: VecDeque<Held>,
     loading: AHashMap<LoadId, (Origin, Op)>,
     busy: VecDeque<(Origin, Op)>,
+    /// One of `busy` can go on at once; the others wait for the disk, whose completions wake the core.
+    stepping: bool,
     polls: AHashMap<u64, Poll>,
     next_poll: u64,
     waiters: AHashMap<TopicRef, Vec<u64>>,
@@ -117,6 +119,7 @@ impl Service {
             held: VecDeque::new(),
             loading: AHashMap::new(),
             busy: VecDeque::new(),
+            stepping: false,
             polls: AHashMap::new(),
             next_poll: 0,
             waiters: AHashMap::new(),
@@ -455,7 +458,10 @@ impl Service {
                 topics::render_deleted(&mut json, &op.topic, &outcome);
                 Ran::Answer(Answer::Body { status: 200, json, scanned: None }, outcome.wait)
             }
-            Ok(None) => Ran::Busy(Op::Delete(op)),
+            Ok(None) => {
+                self.stepping = true;
+                Ran::Busy(Op::Delete(op))
+            }
             Err(No::Refused(error, wait)) => {
                 self.shard.delete_abandon(deletion);
                 Ran::Answer(Answer::Fault(Box::new(fault_of(&error, &op.topic)), None), wait)
@@ -609,6 +615,7 @@ impl Service {
     }
 
     fn retry_busy(&mut self) {
+        self.stepping = false;
         // Each once a turn, in order, so that nobody is overtaken for ever.
         for _ in 0..self.busy.len().min(MESH_PER_TURN_MAX) {
             let Some((origin, op)) = self.busy.pop_front() else { break };
@@ -659,9 +666,7 @@ impl Service {
 
     /// Whether the next turn has work to do already.
     pub(crate) fn has_work(&self) -> bool {
-        !self.answers.is_empty()
-            || !self.busy.is_empty()
-            || self.shard.has_work() && self.shard.io().is_idle()
+        !self.answers.is_empty() || self.stepping || self.shard.has_work() && self.shard.io().is_idle()
     }
 
     /// When the next long-poll ends.
