@@ -8,6 +8,7 @@ use crate::config::TopicConfig;
 use crate::ids::{Millis, TopicId};
 use crate::index::Index;
 use crate::ranges::RangeSet;
+use crate::shard::Eviction;
 use ahash::AHashMap;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -139,6 +140,19 @@ pub fn is_within(then: Millis, now: Millis, window_ms: u64) -> bool {
     }
 }
 
+/// The beginning of an eviction, for a later try that aims as far or further.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// [`Topic::losses`] when it was made.
+    pub(crate) losses: u64,
+    /// Floor that `cap_records` asked for.
+    pub(crate) window: u64,
+    /// Bytes that `cap_bytes` asked to go.
+    pub(crate) excess: u64,
+    /// What goes so far.
+    pub(crate) gone: Eviction,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Topic {
@@ -176,6 +190,10 @@ pub struct Topic {
     pub last_consumed_ts: Option<Millis>,
     /// A delete that takes several steps is at work; evictions wait for it.
     pub delete_at_work: bool,
+    /// Grows with every loss and delete: a plan made before one is void.
+    pub losses: u64,
+    /// An eviction that waits for sealed blocks, worked out so far.
+    pub(crate) planned: Option<Box<Planned>>,
     /// Effects ordered and not shown yet.
     pub pending_effects: u32,
     /// Changed since the last checkpoint.
@@ -205,6 +223,8 @@ impl Topic {
             last_read_ts: None,
             last_consumed_ts: None,
             delete_at_work: false,
+            losses: 0,
+            planned: None,
             pending_effects: 0,
             changed: false,
             newest_chunk: u64::MAX,

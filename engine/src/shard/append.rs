@@ -151,7 +151,7 @@ impl Shard {
         }
         let eviction = match self.plan_eviction(topic, records) {
             Ok(eviction) => eviction,
-            Err(blocked) => return Err(self.evict_so_far(slot, blocked)),
+            Err(blocked) => return Err(self.keep_plan(slot, blocked)),
         };
         self.may_write(append_room(request.batch.body.len()))?;
         self.check_heap(&self.topic(slot).config)?;

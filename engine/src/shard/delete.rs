@@ -240,6 +240,7 @@ impl Shard {
         let class = topic.config.class;
         let mut block = topic.control_block;
         if !ranges.is_empty() {
+            topic.losses += 1;
             topic.ordered.count -= count;
             topic.ordered.bytes -= bytes;
             topic.deleting.push_back(ranges.clone());

@@ -2,14 +2,13 @@
 //! written. Evictions are by prefix (I-32) and travel as floor marks in the log, so that replay never
 //! re-derives them from a configuration that may have changed since (I-24).
 
-use super::topics::SMALL_ENTRY_ROOM;
 use super::{Effect, Eviction, Shard};
 use crate::config::{Class, Discard};
 use crate::error::No;
 use crate::event::{Record, RecordSpan};
 use crate::ids::Millis;
 use crate::index::{SealedBlock, Source, Wanted};
-use crate::topic::{Loss, Topic, is_within};
+use crate::topic::{Loss, Planned, Topic, is_within};
 use std::ops::ControlFlow;
 
 /// See [`Shard::plan_hiding`].
@@ -22,9 +21,8 @@ pub(super) struct Hiding {
 /// An eviction that cannot be worked out yet.
 #[derive(Debug)]
 pub(super) struct Blocked {
-    pub(super) no: No,
-    /// What goes in any case.
-    so_far: Option<Box<Eviction>>,
+    no: No,
+    so_far: Option<Box<Planned>>,
 }
 
 impl Shard {
@@ -72,8 +70,8 @@ impl Shard {
 
     /// What must go so that the caps hold after `spans` were added, or `None` if nothing must.
     ///
-    /// Where sealed blocks must be read first, what is known to go so far comes with the refusal: see
-    /// [`Shard::evict_so_far`].
+    /// Where sealed blocks must be read first, the plan so far comes with the refusal: see
+    /// [`Shard::keep_plan`].
     pub(super) fn plan_eviction(
         &self,
         topic: &Topic,
@@ -102,9 +100,14 @@ impl Shard {
         if topic.delete_at_work {
             return Err(Blocked { no: No::Busy, so_far: None });
         }
-        let mut gone = Eviction::none(Loss::Cap, floor);
+        // An earlier try's plan is the beginning of this one if it aimed no further and nothing was lost
+        // or deleted since.
+        let planned = topic.planned.as_deref().filter(|planned| {
+            planned.losses == topic.losses && planned.window <= window && planned.excess <= excess
+        });
+        let mut gone = planned.map_or(Eviction::none(Loss::Cap, floor), |planned| planned.gone);
         if let Err(no) = self.evict_stored(topic, window, excess, &mut gone) {
-            let so_far = (gone.seq > floor).then(|| Box::new(gone));
+            let so_far = Some(Box::new(Planned { losses: topic.losses, window, excess, gone }));
             return Err(Blocked { no, so_far });
         }
         // A batch larger than the cap pushes out its own front (W-33, CF-12).
@@ -119,22 +122,11 @@ impl Shard {
         Ok((gone.seq > floor).then_some(gone))
     }
 
-    /// An eviction that must read more blocks than the cache holds would ask for the first again when it
-    /// comes to the last. So what is known to go goes at once, and the next try begins behind it.
-    pub(super) fn evict_so_far(&mut self, slot: u32, blocked: Blocked) -> No {
-        let Blocked { no, so_far } = blocked;
-        let Some(gone) = so_far.map(|gone| *gone) else { return no };
-        if let Err(no) = self.may_write(SMALL_ENTRY_ROOM) {
-            return no;
-        }
-        let topic = self.topic(slot);
-        let mut block = topic.control_block;
-        if topic.config.class != Class::Ephemeral {
-            self.log_floor(slot, gone, true, false);
-            block = self.log.entry_block();
-        }
-        self.order_eviction(slot, gone, block);
-        no
+    /// Remembers how far a plan came before it needed sealed blocks. A plan that must read more blocks
+    /// than the cache holds would otherwise ask for the first again when it comes to the last.
+    pub(super) fn keep_plan(&mut self, slot: u32, blocked: Blocked) -> No {
+        self.topic_mut(slot).planned = blocked.so_far;
+        blocked.no
     }
 
     /// Adds stored live records to `gone`, oldest first, while they lie at or below `window` or fewer

@@ -52,9 +52,8 @@ impl Shard {
             let slot = self.create(name, config, true);
             return Ok((true, Wait(self.topic(slot).control_block)));
         };
-        // Retention first under the old settings, then under the new ones: tightening takes effect
-        // here, relaxing brings nothing back (CF-14).
-        self.expire(slot, now)?;
+        // Under the new settings only: what has outlived the old age limit and was not noticed yet is no
+        // loss if the limit goes (CF-10); tightening takes effect here (CF-14).
         let old = std::mem::replace(&mut self.topic_mut(slot).config, config);
         let plan = self.plan_eviction(self.topic(slot), &[]);
         let plan = match plan {
@@ -62,7 +61,7 @@ impl Shard {
             Err(blocked) => {
                 // Nothing goes on account of a PUT that is not ordered yet: a crash could take it back.
                 self.topic_mut(slot).config = old;
-                return Err(blocked.no);
+                return Err(self.keep_plan(slot, blocked));
             }
         };
         self.put_topic_entry(slot, plan.is_none());
@@ -180,6 +179,8 @@ impl Shard {
         let topic = self.topics[slot as usize].as_mut().expect("a used slot");
         let floor = &mut topic.ordered.floors[gone.loss as usize];
         *floor = (*floor).max(gone.seq);
+        topic.losses += 1;
+        topic.planned = None;
         topic.ordered.count -= gone.count;
         topic.ordered.bytes -= gone.bytes;
         let id = topic.id;

@@ -476,7 +476,6 @@ fn age_is_judged_when_something_looks() {
 }
 
 #[test]
-#[ignore = "the engine's PUT expires under the old TTL first"]
 fn age_that_nothing_noticed_is_no_loss() {
     let mut client = Server::shared().connect();
     for topic in Server::shared().names("unnoticed") {
