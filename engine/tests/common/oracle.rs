@@ -340,9 +340,6 @@ impl World {
     pub fn put(&mut self, name: &str, config: &TopicConfig) -> Outcome<()> {
         let now = self.rig.now;
         let changes = self.topics.get(name).is_none_or(|topic| topic.config != *config);
-        if changes {
-            self.expire(name);
-        }
         let (created, wait) = self.rig.put(name, config)?;
         assert_eq!(created, !self.topics.contains_key(name), "TP-1: {name}");
         if created {
