@@ -12,6 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 RUNS=${RUNS:-3}                      # medians are taken over this many fresh servers
 DURATION_S=${DURATION_S:-10}         # of each point
+WARMUP_S=${WARMUP_S:-15}             # of single appends first: a fresh directory makes its log files then
 SERVER_CPUS=${SERVER_CPUS:-0}        # one shard for each of them
 WRK_CPUS=${WRK_CPUS:-1}              # not among the server's
 BIN=${BIN:-$here/../../target/release/runelog}
@@ -97,6 +98,8 @@ for class in "$@"; do
         [ "$free_gib" -ge "$FREE_GIB_MIN" ] || fail "$free_gib GiB free below $DIR, $FREE_GIB_MIN wanted"
         start_server
         create_topics "$class"
+        [ "$WARMUP_S" = 0 ] || timeout $((WARMUP_S + 30)) taskset -c "$WRK_CPUS" \
+            wrk -t1 -c64 -d"${WARMUP_S}s" -s "$here/single.lua" "$url" >/dev/null
         point single single.lua 64
         point batch batch.lua 16
         point diff diff.lua 16
