@@ -1,0 +1,130 @@
+//! Running one operation on this core's shard: what each comes to, nothing about what then waits.
+
+use super::{Ran, Service, append_answer, empty_read, refused, waits};
+use crate::handlers::{diff, fault_of, topics};
+use crate::message::{Answer, AppendOp, DeleteOp, DiffOp, ListEntry, Op};
+use crate::metrics::ShardReport;
+use runelog_engine::error::No;
+use runelog_engine::event::Batch;
+use runelog_engine::shard::AppendRequest;
+use runelog_engine::wal::Wait;
+use std::time::Instant;
+
+impl Service {
+    /// Runs an operation on this core's shard.
+    pub(super) fn run(&mut self, op: Op) -> Ran {
+        let now = self.now;
+        match op {
+            Op::Append(op) => self.run_append(op),
+            Op::Diff(op) => self.run_diff(op),
+            Op::Delete(op) => self.run_delete(op),
+            Op::PutTopic { topic, config } => {
+                match self.shard.put(topic.as_bytes(), (*config).clone(), now) {
+                    Ok((created, wait)) => {
+                        let mut json = Vec::with_capacity(640);
+                        topics::render_put(&mut json, &topic, &config, created);
+                        let status = if created { 201 } else { 200 };
+                        Ran::Answer(Answer::Body { status, json, scanned: None }, wait)
+                    }
+                    Err(no) => refused(no, &topic.clone(), || Op::PutTopic { topic, config }),
+                }
+            }
+            Op::GetTopic { topic, touch } => match self.shard.state(topic.as_bytes(), touch, now) {
+                Ok((view, wait)) => {
+                    let mut json = Vec::with_capacity(1024);
+                    topics::render_state(&mut json, &view, now);
+                    Ran::Answer(Answer::Body { status: 200, json, scanned: None }, wait)
+                }
+                Err(no) => refused(no, &topic.clone(), || Op::GetTopic { topic, touch }),
+            },
+            Op::DropTopic { topic, if_empty } => {
+                match self.shard.drop_topic(topic.as_bytes(), if_empty, now) {
+                    Ok((deleted, wait)) => {
+                        let mut json = Vec::with_capacity(128);
+                        topics::render_drop(&mut json, &topic, deleted);
+                        Ran::Answer(Answer::Body { status: 200, json, scanned: None }, wait)
+                    }
+                    Err(no) => refused(no, &topic.clone(), || Op::DropTopic { topic, if_empty }),
+                }
+            }
+            Op::List(op) => {
+                let mut entries = Vec::new();
+                let after = op.after.as_deref();
+                let result = self.shard.list(&op.prefix, after, op.limit, op.touch, now, |view| {
+                    let mut json = Vec::with_capacity(160);
+                    topics::render_entry(&mut json, &view, now);
+                    entries.push(ListEntry { name: view.name.into(), json });
+                });
+                match result {
+                    Ok(wait) => Ran::Answer(Answer::ListPart(entries), wait),
+                    Err(no) => refused(no, "", || Op::List(op)),
+                }
+            }
+            Op::Report => {
+                let report = ShardReport::take(&mut self.shard, &self.counters, self.mesh.counters());
+                Ran::Answer(Answer::ReportPart(Box::new(report)), Wait::default())
+            }
+        }
+    }
+
+    fn run_append(&mut self, op: Box<AppendOp>) -> Ran {
+        let since = Instant::now();
+        let request = AppendRequest {
+            topic: op.topic.as_bytes(),
+            batch: Batch { body: &op.body, side: &op.side, records: &op.records },
+            key: op.key.as_deref(),
+            create: op.create,
+            config: op.config.as_deref(),
+        };
+        match self.shard.append(&request, self.now) {
+            Ok(outcome) => {
+                let answer = append_answer(&outcome, since);
+                Ran::Answer(Answer::Append(answer, Some(op)), outcome.wait)
+            }
+            Err(No::Refused(error, wait)) => {
+                let fault = Box::new(fault_of(&error, &op.topic));
+                Ran::Answer(Answer::Fault(fault, Some(op)), wait)
+            }
+            Err(No::Busy) => Ran::Busy(Op::Append(op)),
+            Err(No::Load(blocks)) => Ran::Load(Op::Append(op), blocks),
+        }
+    }
+
+    pub(super) fn run_diff(&mut self, op: Box<DiffOp>) -> Ran {
+        let mut json = Vec::with_capacity(512);
+        match diff::render(&mut self.shard, &op.topic, &op.request, self.now, &mut json) {
+            Ok(outcome) => {
+                let scanned = Some(outcome.examined);
+                match waits(&op.request, &outcome) {
+                    true => Ran::Poll(op, empty_read(&outcome, json)),
+                    false => Ran::Answer(Answer::Body { status: 200, json, scanned }, outcome.wait),
+                }
+            }
+            Err(no) => refused(no, &op.topic.clone(), || Op::Diff(op)),
+        }
+    }
+
+    fn run_delete(&mut self, mut op: Box<DeleteOp>) -> Ran {
+        if op.deletion.is_none() {
+            match self.shard.delete_start(op.topic.as_bytes(), &op.request, self.now) {
+                Ok(deletion) => op.deletion = Some(deletion),
+                Err(no) => return refused(no, &op.topic.clone(), || Op::Delete(op)),
+            }
+        }
+        let deletion = op.deletion.as_mut().expect("just set");
+        match self.shard.delete_step(deletion) {
+            Ok(Some(outcome)) => {
+                let mut json = Vec::with_capacity(192);
+                topics::render_deleted(&mut json, &op.topic, &outcome);
+                Ran::Answer(Answer::Body { status: 200, json, scanned: None }, outcome.wait)
+            }
+            Ok(None) => Ran::More(Op::Delete(op)),
+            Err(No::Refused(error, wait)) => {
+                self.shard.delete_abandon(deletion);
+                Ran::Answer(Answer::Fault(Box::new(fault_of(&error, &op.topic)), None), wait)
+            }
+            Err(No::Load(blocks)) => Ran::Load(Op::Delete(op), blocks),
+            Err(No::Busy) => Ran::Busy(Op::Delete(op)),
+        }
+    }
+}
