@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Submissions of a core's ring; completions get eight times as many.
 const RING_ENTRIES: u32 = 1024;
@@ -332,7 +332,7 @@ impl CoreStart {
         let disk = UringDisk::new(&self.data_dir, &mut ring, DiskSettings::default()).map_err(name)?;
         let mut disk = CoreDisk { ring, disk, done: Vec::new() };
         let io = Io::default();
-        let recovery = recover(&io, self.settings, self.quota, wall_clock_ms(), |_| {});
+        let recovery = recover(&io, self.settings, self.quota, sys::wall_clock_ms(), |_| {});
         let (mut shard, report) = block_on(&io, &mut disk, recovery)
             .map_err(|error| failed(format!("{}, core {}", self.data_dir.display(), self.core), error))?;
         let CoreDisk { mut ring, mut disk, .. } = disk;
@@ -414,8 +414,4 @@ impl Drop for EndWithCore {
             std::process::abort();
         }
     }
-}
-
-fn wall_clock_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

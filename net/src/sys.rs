@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -136,4 +137,9 @@ pub(crate) fn random_u64() -> u64 {
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     read.expect("/dev/urandom is always there");
     u64::from_ne_bytes(bytes)
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn wall_clock_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -14,6 +14,7 @@ use crate::limits::OUTPUT_BACKLOG_BYTES_MAX;
 use crate::mesh;
 use crate::service::Service;
 use crate::sockets::{self, ConnId, Event, ListenerId, RecvBuf, Sockets};
+use crate::sys::wall_clock_ms;
 use crate::timers::Wheel;
 use runelog_engine::disk::ring::{OWNER_DISK, Ring};
 use runelog_engine::disk::uring::UringDisk;
@@ -21,7 +22,7 @@ use runelog_engine::disk::{Done, Op, Tag};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Longest sleep of an idle core.
 const IDLE: Duration = Duration::from_millis(100);
@@ -392,8 +393,4 @@ fn guarded<T>(work: impl FnOnce() -> T) -> T {
             std::process::abort();
         }
     }
-}
-
-fn wall_clock_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -40,6 +40,7 @@
 //!              64         payload: entries
 //! ```
 
+use super::bytes::{u16_at, u32_at, u64_at};
 use crate::error::FormatError;
 use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
 
@@ -65,18 +66,6 @@ pub fn is_unknown_version(error: &FormatError) -> bool {
 
 const FILE_MAGIC: [u8; 8] = *b"RUNELOG\0";
 const BLOCK_MAGIC: [u8; 4] = *b"RBLK";
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
-}
 
 /// The first block of a log file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,6 +40,7 @@
 //! The skip table holds the offset of every 64th record after the first (`(count - 1) / 64` of four
 //! bytes each, from the start of the records), so a reader enters a batch of 10 000 without walking it.
 
+use super::bytes::{u16_at, u32_at, u64_at};
 use crate::error::FormatError;
 use crate::event::{Batch, Record};
 use crate::ids::TopicId;
@@ -85,18 +86,6 @@ impl Kind {
             _ => return None,
         })
     }
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
 }
 
 /// An entry's header, decoded.

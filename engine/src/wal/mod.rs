@@ -1,6 +1,7 @@
 //! The write-ahead log of one shard: [`frame`] and [`format`](mod@format) are its bytes, [`chunks`] its memory,
 //! [`log`] writes it, [`files`] prepares its files, [`walk`] shows them to tools.
 
+mod bytes;
 pub mod chunks;
 pub mod files;
 pub mod format;
