@@ -142,6 +142,15 @@ impl Shard {
         let mut bytes = 0;
         let mut sealed_bytes = 0;
         let mut at = start + 1;
+        // Whether the read ends with this record.
+        let mut give = |record: &Record<'_>, out: &mut ReadOutcome, bytes: &mut u64| {
+            match offer(topic, record, request, skip_node, out, bytes) {
+                Offer::Deliver => visit(record),
+                Offer::Pass => {}
+                Offer::Stop => return true,
+            }
+            out.delivered == request.limit || out.examined == EXAMINED_MAX
+        };
         'sources: while at <= head {
             if let Some((_, last)) = topic.deleted.covering(at) {
                 out.next_from_seq = last.min(head);
@@ -154,23 +163,15 @@ impl Shard {
                 break;
             };
             let last = source.range().1;
-            let cached;
-            let records: &mut dyn Iterator<Item = _> = match source {
+            match source {
                 Source::Hot(frame) => {
                     let entry = topic.index.entry(frame, &self.log.chunks);
                     for record in entry.records_from(at) {
                         let record = record.expect("entries in memory are sound");
-                        match offer(topic, &record, request, skip_node, &mut out, &mut bytes) {
-                            Offer::Deliver => visit(&record),
-                            Offer::Pass => {}
-                            Offer::Stop => break 'sources,
-                        }
-                        if out.delivered == request.limit || out.examined == EXAMINED_MAX {
+                        if give(&record, &mut out, &mut bytes) {
                             break 'sources;
                         }
                     }
-                    at = last + 1;
-                    continue;
                 }
                 Source::Sealed(block) => {
                     let found = self.cache.borrow_mut().get(&block.key());
@@ -185,25 +186,16 @@ impl Shard {
                         let wanted = self.wanted_blocks(topic, at, &out, request, bytes);
                         return Err(No::Load(Wanted::Blocks(wanted)));
                     };
-                    cached = found;
-                    &mut cached
-                        .records_from(at)
-                        .map(move |record| record.map_err(|error| self.unreadable(block, &error.to_string())))
-                }
-            };
-            for record in records {
-                let record = record?;
-                match offer(topic, &record, request, skip_node, &mut out, &mut bytes) {
-                    Offer::Deliver => visit(&record),
-                    Offer::Pass => {}
-                    Offer::Stop => break 'sources,
-                }
-                if out.delivered == request.limit || out.examined == EXAMINED_MAX {
-                    break 'sources;
+                    for record in found.records_from(at) {
+                        let record = record.map_err(|error| self.unreadable(block, &error.to_string()))?;
+                        if give(&record, &mut out, &mut bytes) {
+                            break 'sources;
+                        }
+                    }
+                    out.next_from_seq = last.min(head);
                 }
             }
             at = last + 1;
-            out.next_from_seq = last.min(head);
         }
         Ok(out)
     }
