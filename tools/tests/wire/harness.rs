@@ -117,13 +117,29 @@ impl Client {
 
     /// The next answer; `head` when it answers a HEAD and has no body.
     pub(crate) fn answer_to(&mut self, head: bool) -> Answer {
+        let mut answer = self.answer_head();
+        let body_bytes = match answer.status {
+            100 => 0,
+            _ if head => 0,
+            _ => answer.header("content-length").expect("a length").parse().expect("a number"),
+        };
+        while self.input.len() < body_bytes {
+            assert!(self.fill(), "closed inside a body");
+        }
+        answer.body = self.input.drain(..body_bytes).collect();
+        answer
+    }
+
+    /// Status and headers of the next answer. What follows is for the caller to take.
+    pub(crate) fn answer_head(&mut self) -> Answer {
         let head_end = loop {
             if let Some(at) = self.input.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
             }
             assert!(self.fill(), "closed before an answer: {:?}", String::from_utf8_lossy(&self.input));
         };
-        let text = String::from_utf8(self.input[..head_end].to_vec()).expect("ASCII");
+        let head: Vec<u8> = self.input.drain(..head_end).collect();
+        let text = String::from_utf8(head).expect("ASCII");
         let mut lines = text.split("\r\n");
         let status_line = lines.next().expect("a status line");
         let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
@@ -133,18 +149,15 @@ impl Client {
             .map(|line| line.split_once(':').unwrap_or_else(|| panic!("a header: {line}")))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let mut answer = Answer { status, headers, body: Vec::new() };
-        let body_bytes = match status {
-            100 => 0,
-            _ => answer.header("content-length").expect("a length").parse().expect("a number"),
-        };
-        let whole = if head { head_end } else { head_end + body_bytes };
-        while self.input.len() < whole {
-            assert!(self.fill(), "closed inside a body");
+        Answer { status, headers, body: Vec::new() }
+    }
+
+    /// More bytes of an answer without a length; none at the end.
+    pub(crate) fn more(&mut self) -> Vec<u8> {
+        if self.input.is_empty() {
+            self.fill();
         }
-        answer.body = self.input[head_end..whole].to_vec();
-        self.input.drain(..whole);
-        answer
+        std::mem::take(&mut self.input)
     }
 
     pub(crate) fn answer(&mut self) -> Answer {

@@ -13,5 +13,6 @@ mod limits;
 mod longpoll;
 mod probes;
 mod routing;
+mod sse;
 mod topics;
 mod transport;
