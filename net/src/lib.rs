@@ -1,10 +1,11 @@
 //! The path of a request: bytes → HTTP → JSON spans → the owning core's shard → response bytes.
 //!
-//! Reading order: [`server`] starts the cores, `worker` is the loop of one, `conn` a connection, `service`
-//! the owner's side, `handlers` what an operation does; [`sockets`], [`mesh`] and [`timers`] are what the
+//! Reading order: [`server`] starts the cores, `worker` is the loop of one, `conn` a connection, `exchange` a
+//! request, `service` the owner's side, `handlers` what an operation does; [`sockets`], [`mesh`] and [`timers`] are what the
 //! loop stands on; [`http`], [`json`], [`route`] and [`fault`] are pure.
 
 mod conn;
+mod exchange;
 pub mod fault;
 mod handlers;
 pub mod http;

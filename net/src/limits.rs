@@ -52,3 +52,5 @@ pub const POLLS_MAX: usize = 100_000;
 /// Bytes of request bodies that one core's connections may be collecting at once; a further body that
 /// comes in pieces is `429`. One alone may be larger, up to the body limit.
 pub const BODIES_BYTES_MAX: u64 = 1 << 30;
+/// Answers to a core's own questions that it goes on with in one turn.
+pub const TASK_ANSWERS_PER_TURN_MAX: usize = 1024;

@@ -103,21 +103,35 @@ pub(crate) enum Answer {
 /// What one core sends another.
 pub(crate) enum Message {
     Request {
-        conn: u64,
+        caller: Caller,
         op: Op,
     },
     Answer {
-        conn: u64,
+        caller: Caller,
         answer: Answer,
     },
     /// A connection accepted elsewhere.
     Adopt(OwnedFd),
 }
 
+/// Who asked, on its core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Caller {
+    /// A request of a connection.
+    Request {
+        /// [`ConnId`](crate::sockets::ConnId) as bits.
+        conn: u64,
+        /// Stream of an HTTP/2 connection, 0 on HTTP/1.1.
+        stream: u32,
+    },
+    /// The service itself, for something that spans cores ([`Service::ask`](crate::service::Service::ask)).
+    #[allow(dead_code, reason = "nothing spans cores yet")]
+    Task(u64),
+}
+
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) core: usize,
-    /// [`ConnId`](crate::sockets::ConnId) as bits, of that core.
-    pub(crate) conn: u64,
+    pub(crate) caller: Caller,
 }

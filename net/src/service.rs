@@ -7,13 +7,14 @@
 //! that must be asked again is put down whole. Both are bounded.
 
 mod run;
+mod tasks;
 
 use crate::fault::Fault;
 use crate::handlers::{diff, fault_of};
 use crate::json::control::DiffRequest;
 use crate::limits::{BUSY_MAX, BUSY_MS_MAX, MESH_PER_TURN_MAX, POLLS_MAX};
 use crate::mesh::Mesh;
-use crate::message::{Answer, AppendAnswer, AppendOp, DiffOp, Message, Op, Origin};
+use crate::message::{Answer, AppendAnswer, AppendOp, Caller, DiffOp, Message, Op, Origin};
 use crate::metrics::CoreCounters;
 use crate::timers::{TimerId, Wheel};
 use ahash::AHashMap;
@@ -25,6 +26,7 @@ use runelog_engine::shard::{AppendRequest, LoadId, ReadOutcome, Shard, TopicRef,
 use runelog_engine::wal::Wait;
 use std::collections::VecDeque;
 use std::time::Instant;
+use tasks::Tasks;
 
 /// An answer that leaves when its block is committed.
 struct Held {
@@ -59,6 +61,9 @@ struct Waiting {
     since_ms: u64,
 }
 
+/// Begins something that spans cores, for who asked.
+type Begin = Box<dyn FnOnce(&mut Service, Origin)>;
+
 /// What running an operation came to.
 enum Ran {
     Answer(Answer, Wait),
@@ -70,6 +75,9 @@ enum Ran {
     More(Op),
     /// Wait for the topic.
     Poll(Box<DiffOp>, EmptyRead),
+    /// It spans cores: this goes on with it and answers in the end ([`Service::answer`]).
+    #[expect(dead_code, reason = "nothing spans cores yet")]
+    Task(Begin),
 }
 
 /// See the module's text.
@@ -94,8 +102,9 @@ pub(crate) struct Service {
     waiters: AHashMap<TopicRef, Vec<u64>>,
     /// Deadlines of long-polls.
     wheel: Wheel<u64>,
-    /// Answers for connections of this core.
-    pub(crate) answers: VecDeque<(u64, Answer)>,
+    /// Answers for requests of this core: connection and stream of it.
+    pub(crate) answers: VecDeque<(u64, u32, Answer)>,
+    tasks: Tasks,
     /// Connections handed over by another core.
     pub(crate) adopted: Vec<std::os::fd::OwnedFd>,
     /// Messages that found a full mesh.
@@ -136,6 +145,7 @@ impl Service {
             waiters: AHashMap::new(),
             wheel: Wheel::new(steady_ms),
             answers: VecDeque::new(),
+            tasks: Tasks::default(),
             adopted: Vec::new(),
             outbox: VecDeque::new(),
             carriers: Vec::new(),
@@ -156,14 +166,14 @@ impl Service {
 
     /// Runs an append on behalf of a local connection, here or at its owner. The batch is borrowed:
     /// on the usual path nothing is copied but the records into the log.
-    pub(crate) fn append(&mut self, conn: u64, topic: &str, request: &AppendRequest<'_>) -> Handled {
+    pub(crate) fn append(&mut self, caller: Caller, topic: &str, request: &AppendRequest<'_>) -> Handled {
         let owner = self.owner(topic);
         if owner != self.core {
             let op = Op::Append(self.carry(topic, request));
-            return self.forward(conn, owner, op);
+            return self.forward(caller, owner, op);
         }
         let since = Instant::now();
-        let origin = Origin { core: self.core, conn };
+        let origin = Origin { core: self.core, caller };
         match self.shard.append(request, self.now) {
             Ok(outcome) => {
                 let answer = append_answer(&outcome, since);
@@ -211,7 +221,7 @@ impl Service {
     /// object is rendered into `out`, and the records scanned are returned.
     pub(crate) fn diff(
         &mut self,
-        conn: u64,
+        caller: Caller,
         topic: &str,
         request: DiffRequest,
         out: &mut Vec<u8>,
@@ -219,9 +229,9 @@ impl Service {
         let owner = self.owner(topic);
         let boxed = |request| Box::new(DiffOp { topic: topic.into(), request });
         if owner != self.core {
-            return Err(self.forward(conn, owner, Op::Diff(boxed(request))));
+            return Err(self.forward(caller, owner, Op::Diff(boxed(request))));
         }
-        let origin = Origin { core: self.core, conn };
+        let origin = Origin { core: self.core, caller };
         let start = out.len();
         match diff::render(&mut self.shard, topic, &request, self.now, out) {
             Ok(outcome) => {
@@ -247,35 +257,35 @@ impl Service {
     }
 
     /// Runs an operation on behalf of a local connection, here or at its owner.
-    pub(crate) fn operate(&mut self, conn: u64, topic: &str, op: Op) -> Handled {
+    pub(crate) fn operate(&mut self, caller: Caller, topic: &str, op: Op) -> Handled {
         let owner = self.owner(topic);
         match owner == self.core {
             true => {
                 let ran = self.run(op);
-                self.put_down(Origin { core: self.core, conn }, ran)
+                self.put_down(Origin { core: self.core, caller }, ran)
             }
-            false => self.forward(conn, owner, op),
+            false => self.forward(caller, owner, op),
         }
     }
 
     /// Sends an operation to every core, this one included; the answers come one by one.
-    pub(crate) fn operate_everywhere(&mut self, conn: u64, make: impl Fn() -> Op) {
+    pub(crate) fn operate_everywhere(&mut self, caller: Caller, make: impl Fn() -> Op) {
         for core in 0..self.cores() {
             if core == self.core {
                 let ran = self.run(make());
-                if let Handled::Now(answer) = self.put_down(Origin { core, conn }, ran) {
-                    self.answers.push_back((conn, answer));
+                if let Handled::Now(answer) = self.put_down(Origin { core, caller }, ran) {
+                    self.hand_out(caller, answer);
                 }
             } else {
                 // A part of a whole: it waits in the outbox rather than failing the rest.
-                self.outbox.push_back((core, Message::Request { conn, op: make() }));
+                self.outbox.push_back((core, Message::Request { caller, op: make() }));
             }
         }
     }
 
-    fn forward(&mut self, conn: u64, owner: usize, op: Op) -> Handled {
+    fn forward(&mut self, caller: Caller, owner: usize, op: Op) -> Handled {
         self.counters.forwarded += 1;
-        match self.mesh.try_send(owner, Message::Request { conn, op }) {
+        match self.mesh.try_send(owner, Message::Request { caller, op }) {
             Ok(()) => Handled::Later,
             Err(_) => {
                 self.counters.mesh_full += 1;
@@ -309,7 +319,7 @@ impl Service {
         if origin.core == self.core {
             return Handled::Now(answer);
         }
-        let message = Message::Answer { conn: origin.conn, answer };
+        let message = Message::Answer { caller: origin.caller, answer };
         if !self.outbox.is_empty() {
             self.outbox.push_back((origin.core, message));
         } else if let Err(message) = self.mesh.try_send(origin.core, message) {
@@ -319,10 +329,18 @@ impl Service {
         Handled::Later
     }
 
+    /// Brings an answer to who asked on this core.
+    fn hand_out(&mut self, caller: Caller, answer: Answer) {
+        match caller {
+            Caller::Request { conn, stream } => self.answers.push_back((conn, stream, answer)),
+            Caller::Task(id) => self.tasks.answered(id, answer),
+        }
+    }
+
     /// Delivers outside of a request's own call.
     fn deliver_later(&mut self, origin: Origin, answer: Answer) {
         if let Handled::Now(answer) = self.deliver(origin, answer) {
-            self.answers.push_back((origin.conn, answer));
+            self.hand_out(origin.caller, answer);
         }
     }
 
@@ -350,6 +368,10 @@ impl Service {
                 self.busy.push_back(Waiting { origin, op, since_ms: self.steady_ms });
                 Handled::Later
             }
+            Ran::Task(begin) => {
+                begin(self, origin);
+                Handled::Later
+            }
             Ran::Poll(op, read) => {
                 if self.polls.len() >= POLLS_MAX {
                     return self.deliver(origin, Answer::Fault(Box::new(Fault::throttled()), None));
@@ -369,11 +391,11 @@ impl Service {
         for _ in 0..MESH_PER_TURN_MAX {
             let Some((core, message)) = self.mesh.receive() else { break };
             match message {
-                Message::Request { conn, op } => {
+                Message::Request { caller, op } => {
                     let ran = self.run(op);
-                    self.put_down(Origin { core, conn }, ran);
+                    self.put_down(Origin { core, caller }, ran);
                 }
-                Message::Answer { conn, answer } => self.answers.push_back((conn, answer)),
+                Message::Answer { caller, answer } => self.hand_out(caller, answer),
                 Message::Adopt(fd) => self.adopted.push(fd),
             }
         }
@@ -406,6 +428,7 @@ impl Service {
         self.expire_polls(self.steady_ms);
         self.retry_loaded();
         self.retry_busy();
+        self.run_tasks();
         while let Some((core, message)) = self.outbox.pop_front() {
             if let Err(message) = self.mesh.try_send(core, message) {
                 self.outbox.push_front((core, message));
@@ -548,7 +571,7 @@ impl Service {
 
     fn later(&mut self, origin: Origin, ran: Ran) {
         if let Handled::Now(answer) = self.put_down(origin, ran) {
-            self.answers.push_back((origin.conn, answer));
+            self.hand_out(origin.caller, answer);
         }
     }
 
@@ -558,12 +581,13 @@ impl Service {
             || !self.busy.is_empty()
             || !self.outbox.is_empty()
             || !self.loading.is_empty()
+            || self.tasks.is_waiting()
             || self.shard.log.is_busy()
     }
 
     /// Whether the next turn has work to do already.
     pub(crate) fn has_work(&self) -> bool {
-        !self.answers.is_empty() || self.step_again || self.shard.is_runnable()
+        !self.answers.is_empty() || self.step_again || self.tasks.has_answers() || self.shard.is_runnable()
     }
 
     /// When the next long-poll ends.

@@ -9,6 +9,7 @@
 //! core for good. A second task on these executors needs another way to get its turns.
 
 use crate::conn::{Conn, INPUT_PAUSE_BYTES, Next, Shared};
+use crate::exchange::Edge;
 use crate::http::response::DateCache;
 use crate::limits::OUTPUT_BACKLOG_BYTES_MAX;
 use crate::mesh;
@@ -82,12 +83,14 @@ impl Worker {
             conns: Vec::new(),
             deadlines: Wheel::new(self.steady_us() / 1000),
             shared: Shared {
-                max_body_bytes: self.max_body_bytes,
-                scratch: Default::default(),
+                edge: Edge {
+                    max_body_bytes: self.max_body_bytes,
+                    scratch: Default::default(),
+                    steady_ms: 0,
+                    started: Instant::now(),
+                },
                 limits: Default::default(),
                 date: [b' '; 29],
-                steady_ms: 0,
-                started: Instant::now(),
                 stopping: false,
                 body_bytes: 0,
             },
@@ -110,8 +113,8 @@ impl Worker {
             let steady_us = self.steady_us();
             let steady_ms = steady_us / 1000;
             let now = wall_clock_ms();
-            running.shared.steady_ms = steady_ms;
-            running.shared.started = Instant::now();
+            running.shared.edge.steady_ms = steady_ms;
+            running.shared.edge.started = Instant::now();
             running.shared.date = *running.dates.at((now / 1000) as u64);
 
             // First of all: everything in this turn goes by its clocks.
@@ -338,8 +341,8 @@ impl Worker {
     fn take_answers(&mut self, running: &mut Running) {
         // Connections that go on may be answered at once, so this ends only when all is quiet; each
         // round handles one request of a connection, and input is bounded.
-        while let Some((bits, answer)) = self.service.answers.pop_front() {
-            let id = ConnId::from_bits(bits);
+        while let Some((conn, _stream, answer)) = self.service.answers.pop_front() {
+            let id = ConnId::from_bits(conn);
             let Running { conns, shared, .. } = running;
             let found = conns.get_mut(id.index()).and_then(Option::as_mut).filter(|(found, _)| *found == id);
             let (Some((_, conn)), Some(out)) = (found, self.sockets.output(id)) else { continue };
@@ -349,7 +352,7 @@ impl Worker {
     }
 
     fn expire(&mut self, running: &mut Running) {
-        let steady_ms = running.shared.steady_ms;
+        let steady_ms = running.shared.edge.steady_ms;
         while let Some(id) = running.deadlines.next_due(steady_ms) {
             let backlog = self.sockets.output_backlog(id);
             let Some(conn) = running.conn(id) else { continue };

@@ -6,6 +6,7 @@
 
 use super::json_out;
 use super::request::{Framing, Head, Version};
+use crate::exchange::Sink;
 use crate::fault::Fault;
 
 /// `Content-Type` of every JSON body, exactly (M-3).
@@ -173,6 +174,42 @@ fn push_status(out: &mut Vec<u8>, status: u16) {
         503 => b"HTTP/1.1 503 Service Unavailable\r\n",
         _ => unreachable!("no answer has status {status}"),
     });
+}
+
+/// The answer to one HTTP/1.1 request, written into a connection's output.
+pub(crate) struct H1Sink<'a> {
+    out: &'a mut Vec<u8>,
+    date: &'a [u8; DATE_BYTES],
+    persist: Persist,
+    mark: Option<Mark>,
+}
+
+impl<'a> H1Sink<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>, date: &'a [u8; DATE_BYTES], persist: Persist) -> H1Sink<'a> {
+        H1Sink { out, date, persist, mark: None }
+    }
+}
+
+impl Sink for H1Sink<'_> {
+    fn begin(&mut self, status: u16, media: &'static str) {
+        self.mark = Some(begin(self.out, status, media, self.date, self.persist));
+    }
+
+    fn body(&mut self) -> &mut Vec<u8> {
+        self.out
+    }
+
+    fn finish(&mut self, omit_body: bool) {
+        finish(self.out, self.mark.take().expect("begun"), omit_body);
+    }
+
+    fn cancel(&mut self) {
+        self.out.truncate(self.mark.take().expect("begun").start());
+    }
+
+    fn fault(&mut self, fault: &Fault, omit_body: bool) {
+        write_fault(self.out, fault, self.date, self.persist, omit_body);
+    }
 }
 
 /// Bytes of an IMF-fixdate: `Sun, 06 Nov 1994 08:49:37 GMT`.

@@ -1,0 +1,289 @@
+//! One request, whatever protocol carried it: the order of checks (B-1), what it asks of the service,
+//! and its answer.
+//! Lives here: routing, bodies as values, waiting for parts. Not here: framing of requests and answers
+//! (`conn` for HTTP/1.1), what an operation does (`service`).
+
+mod answers;
+
+use crate::fault::Fault;
+use crate::http::cursor;
+use crate::http::json_out::write_u64;
+use crate::http::query;
+use crate::http::request::{Head, Method, is_json_media};
+use crate::http::response::JSON;
+use crate::json::BodyError;
+use crate::json::config::parse_config;
+use crate::json::control::{parse_delete, parse_diff};
+use crate::json::write::{WriteScratch, parse_write};
+use crate::message::{Caller, DeleteOp, ListEntry, ListOp, Op};
+use crate::metrics::ShardReport;
+use crate::route::{Route, Routed, route};
+use crate::service::{Handled, Service};
+use runelog_engine::limits::BATCH_RECORDS_MAX;
+use runelog_engine::shard::AppendRequest;
+use std::time::Instant;
+
+/// Where an answer goes: behind what a connection's output holds already, or to a stream of one.
+///
+/// `begin`, then the body through `body`, then `finish`, or `cancel` as if it had never begun; or `fault`
+/// alone.
+pub(crate) trait Sink {
+    /// Starts an answer.
+    fn begin(&mut self, status: u16, media: &'static str);
+    /// The body so far may not be the only thing in it: append only.
+    fn body(&mut self) -> &mut Vec<u8>;
+    /// Ends the answer. For HEAD (`omit_body`) its length is told and the body goes (T-13).
+    fn finish(&mut self, omit_body: bool);
+    /// Takes back what was begun.
+    fn cancel(&mut self);
+    /// A whole error answer (E-2), with `Retry-After` and `Allow` where they belong.
+    fn fault(&mut self, fault: &Fault, omit_body: bool);
+}
+
+/// What the requests of a core share.
+pub(crate) struct Edge {
+    /// Largest body (L-8); 0 refuses every non-empty one.
+    pub(crate) max_body_bytes: u64,
+    pub(crate) scratch: WriteScratch,
+    /// Steady clock of this turn.
+    pub(crate) steady_ms: u64,
+    /// Begin of this turn.
+    pub(crate) started: Instant,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It is answered.
+    Done,
+    /// Its answer, or a part of it, comes through [`Exchange::on_answer`].
+    Later,
+}
+
+/// Parts collected so far, and what they are for.
+enum Parts {
+    List { entries: Vec<ListEntry>, page_size: usize },
+    Metrics { reports: Vec<ShardReport>, json: bool },
+    Ready { reports: Vec<ShardReport> },
+}
+
+/// An answer made of one part from each core. All are waited for even if one is a refusal, so that no
+/// part can be taken for one of the next request.
+struct Gathering {
+    left: usize,
+    parts: Parts,
+    refused: Option<Box<Fault>>,
+}
+
+/// A request in progress. One is used again and again for the requests of a connection.
+pub(crate) struct Exchange {
+    topic: String,
+    omit_body: bool,
+    return_seqs: bool,
+    began: Instant,
+    gathering: Option<Box<Gathering>>,
+}
+
+impl Exchange {
+    pub(crate) fn new(began: Instant) -> Exchange {
+        Exchange { topic: String::new(), omit_body: false, return_seqs: true, began, gathering: None }
+    }
+
+    /// Everything that is decided before the body is read (T-5, T-16). Returns whether it is read at all.
+    pub(crate) fn begin(
+        &mut self,
+        head: &Head<'_>,
+        service: &mut Service,
+        edge: &Edge,
+    ) -> Result<bool, Fault> {
+        service.counters.requests += 1;
+        self.omit_body = head.method == Method::Head;
+        self.began = edge.started;
+        let target = match route(head.method, head.path) {
+            Routed::To(target) => target,
+            Routed::NotFound => return Err(Fault::not_found()),
+            Routed::MethodNotAllowed(allow) => return Err(Fault::method_not_allowed(allow)),
+        };
+        if let Some(segment) = target.topic() {
+            let mut scratch = Vec::new(); // allocates for escaped names only
+            let name = segment.decode(&mut scratch).map_err(|bad| bad.fault())?;
+            self.topic.clear();
+            self.topic.push_str(name);
+        }
+        Ok(target.takes_body())
+    }
+
+    /// Answers a request that goes no further.
+    pub(crate) fn refuse(&mut self, fault: &Fault, sink: &mut impl Sink, service: &mut Service) {
+        service.counters.count_status(fault.status());
+        sink.fault(fault, self.omit_body);
+    }
+
+    /// A whole request whose [`Exchange::begin`] went well.
+    pub(crate) fn handle(
+        &mut self,
+        caller: Caller,
+        head: &Head<'_>,
+        body: &[u8],
+        sink: &mut impl Sink,
+        service: &mut Service,
+        edge: &mut Edge,
+    ) -> Progress {
+        let Routed::To(target) = route(head.method, head.path) else { unreachable!("routed before") };
+        match self.dispatch(caller, head, &target, body, sink, service, edge) {
+            Ok(Some(Handled::Now(answer))) => self.answer(answer, sink, service),
+            Ok(Some(Handled::Later)) => return Progress::Later,
+            Ok(None) => {}
+            Err(fault) => self.refuse(&fault, sink, service),
+        }
+        Progress::Done
+    }
+
+    /// `Ok(None)`: the answer was written.
+    #[allow(clippy::too_many_arguments)]
+    fn dispatch(
+        &mut self,
+        caller: Caller,
+        head: &Head<'_>,
+        target: &Route<'_>,
+        body: &[u8],
+        sink: &mut impl Sink,
+        service: &mut Service,
+        edge: &mut Edge,
+    ) -> Result<Option<Handled>, Fault> {
+        let json = || match is_json_media(head.content_type) {
+            true => Ok(()),
+            false => Err(Fault::unsupported_media_type()),
+        };
+        let handled = match target {
+            Route::Append(_) => {
+                json()?;
+                let Edge { scratch, .. } = edge;
+                let write = parse_write(body, scratch).map_err(|error| body_fault(&error))?;
+                let header_key = head.idempotency_key.map(str::as_bytes);
+                write.check_limits(header_key).map_err(|error| body_fault(&error))?;
+                self.return_seqs = query::query_bool(head.query, "return_seqs", true);
+                let config = write.config.map(|config| config.normalise());
+                let batch = scratch.batch(body);
+                let key = write.idempotency_key.of(batch.body, batch.side).or(header_key);
+                let request = AppendRequest {
+                    topic: self.topic.as_bytes(),
+                    batch,
+                    key,
+                    create: write.create,
+                    config: config.as_ref(),
+                };
+                service.append(caller, &self.topic, &request)
+            }
+            Route::Diff(_) => {
+                if !body.is_empty() {
+                    json()?;
+                }
+                let request = parse_diff(body).map_err(|error| body_fault(&error))?;
+                sink.begin(200, JSON);
+                match service.diff(caller, &self.topic, request, sink.body()) {
+                    Ok(scanned) => {
+                        self.end_object(sink.body(), Some(scanned));
+                        sink.finish(self.omit_body);
+                        service.counters.count_status(200);
+                        return Ok(None);
+                    }
+                    Err(handled) => {
+                        sink.cancel();
+                        handled
+                    }
+                }
+            }
+            Route::DeleteRecords(_) => {
+                json()?;
+                let request = parse_delete(body).map_err(|error| body_fault(&error))?;
+                let op = DeleteOp { topic: self.topic.as_str().into(), request, deletion: None };
+                service.operate(caller, &self.topic, Op::Delete(Box::new(op)))
+            }
+            Route::PutTopic(_) => {
+                let request = match body.is_empty() {
+                    true => Default::default(),
+                    false => {
+                        json()?;
+                        parse_config(body).map_err(|error| body_fault(&error))?
+                    }
+                };
+                let config = Box::new(request.normalise());
+                service.operate(
+                    caller,
+                    &self.topic,
+                    Op::PutTopic { topic: self.topic.as_str().into(), config },
+                )
+            }
+            Route::GetTopic(_) => {
+                let touch = query::query_bool(head.query, "touch", true);
+                service.operate(
+                    caller,
+                    &self.topic,
+                    Op::GetTopic { topic: self.topic.as_str().into(), touch },
+                )
+            }
+            Route::DeleteTopic(_) => {
+                let if_empty = query::query_bool(head.query, "if_empty", false);
+                let op = Op::DropTopic { topic: self.topic.as_str().into(), if_empty };
+                service.operate(caller, &self.topic, op)
+            }
+            Route::ListTopics => {
+                let page_size = query::page_size(head.query);
+                let cursor = query::query_str(head.query, "cursor").unwrap_or_default();
+                let mut scratch = Vec::new();
+                let after = cursor::decode(&cursor, &mut scratch)
+                    .map_err(|_| Fault::invalid_request("`cursor` is not one that this server gave out"))?
+                    .map(|name| name.as_bytes().to_vec());
+                let prefix = query::query_str(head.query, "prefix").unwrap_or_default();
+                let op = ListOp {
+                    prefix: prefix.as_bytes().to_vec(),
+                    after,
+                    limit: page_size + 1,
+                    touch: query::query_bool(head.query, "touch", false),
+                };
+                self.gather(service, Parts::List { entries: Vec::new(), page_size });
+                service.operate_everywhere(caller, || Op::List(Box::new(op.clone())));
+                Handled::Later
+            }
+            Route::Metrics => {
+                let json = head
+                    .accept
+                    .is_some_and(|accept| accept.windows(16).any(|window| window == b"application/json"));
+                self.gather(service, Parts::Metrics { reports: Vec::new(), json });
+                service.operate_everywhere(caller, || Op::Report);
+                Handled::Later
+            }
+            Route::Health => {
+                sink.begin(200, JSON);
+                let out = sink.body();
+                out.extend_from_slice(b"{\"status\":\"ok\",\"version\":\"");
+                out.extend_from_slice(env!("CARGO_PKG_VERSION").as_bytes());
+                out.extend_from_slice(b"\",\"uptime_ms\":");
+                write_u64(out, edge.steady_ms);
+                out.push(b'}');
+                sink.finish(self.omit_body);
+                service.counters.count_status(200);
+                return Ok(None);
+            }
+            Route::Ready => {
+                self.gather(service, Parts::Ready { reports: Vec::new() });
+                service.operate_everywhere(caller, || Op::Report);
+                Handled::Later
+            }
+        };
+        Ok(Some(handled))
+    }
+
+    fn gather(&mut self, service: &Service, parts: Parts) {
+        self.gathering = Some(Box::new(Gathering { left: service.cores(), parts, refused: None }));
+    }
+}
+
+fn body_fault(error: &BodyError) -> Fault {
+    match error {
+        BodyError::BatchTooLarge => Fault::batch_too_large(BATCH_RECORDS_MAX),
+        BodyError::RecordTooLarge(_) => Fault::record_too_large(error.to_string()),
+        BodyError::Invalid(_) => Fault::invalid_request(error.to_string()),
+    }
+}
