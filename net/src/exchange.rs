@@ -14,6 +14,7 @@ use crate::http::response::JSON;
 use crate::json::BodyError;
 use crate::json::config::parse_config;
 use crate::json::control::{parse_delete, parse_diff};
+use crate::json::queue::SEQS_MAX;
 use crate::json::write::{WriteScratch, parse_write};
 use crate::message::{Caller, DeleteOp, ListEntry, ListOp, Op};
 use crate::metrics::ShardReport;
@@ -283,6 +284,7 @@ impl Exchange {
 fn body_fault(error: &BodyError) -> Fault {
     match error {
         BodyError::BatchTooLarge => Fault::batch_too_large(BATCH_RECORDS_MAX),
+        BodyError::TooManySeqs(seqs) => Fault::too_many_seqs(*seqs, SEQS_MAX as u64),
         BodyError::RecordTooLarge(_) => Fault::record_too_large(error.to_string()),
         BodyError::Invalid(_) => Fault::invalid_request(error.to_string()),
     }

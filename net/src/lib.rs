@@ -4,6 +4,8 @@
 //! request, `service` the owner's side, `handlers` what an operation does; [`sockets`], [`mesh`] and [`timers`] are what the
 //! loop stands on; [`http`], [`json`], [`route`] and [`fault`] are pure.
 
+pub mod auth;
+pub mod caps;
 mod conn;
 mod exchange;
 pub mod fault;

@@ -54,3 +54,5 @@ pub const POLLS_MAX: usize = 100_000;
 pub const BODIES_BYTES_MAX: u64 = 1 << 30;
 /// Answers to a core's own questions that it goes on with in one turn.
 pub const TASK_ANSWERS_PER_TURN_MAX: usize = 1024;
+/// API keys at most. Every request is compared with all of them, at some nanoseconds each.
+pub const API_KEYS_MAX: usize = 10_000;

@@ -7,7 +7,7 @@ use runelog_engine::limits::{DIFF_BYTES_MAX, DIFF_RECORDS_MAX};
 pub use runelog_engine::shard::{DeleteRequest, TagMatch};
 
 use super::fault::{BodyError, Fault, Why};
-use super::reader::{Reader, Seen};
+use super::reader::{Reader, each_member};
 
 pub use super::config::{ConfigRequest, DeadLetterError, parse_config};
 
@@ -52,7 +52,7 @@ impl Default for DiffRequest {
 }
 
 /// A node filter. Empty filters nothing; `""` is a node like any other (D-7).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeSet {
     /// Sorted, so that a long list sent by a client cannot make every record slow.
     names: Vec<Vec<u8>>,
@@ -88,22 +88,12 @@ pub fn parse_diff(body: &[u8]) -> Result<DiffRequest, BodyError> {
     each_member(body, &DIFF_MEMBERS, |reader, member| {
         match member {
             "from_seq" => request.from_seq = reader.u64()?,
-            "limit" => {
-                request.limit = match reader.u32()? {
-                    0 => DIFF_RECORDS_DEFAULT,
-                    limit => limit.min(DIFF_RECORDS_MAX),
-                }
-            }
+            "limit" => request.limit = records_limit(reader)?,
             "node" => request.nodes = node_set(reader)?,
             "include_tags" => request.include_tags = reader.boolean()?,
             "include_meta" => request.include_meta = reader.boolean()?,
             "wait_ms" => request.wait_ms = reader.u32()?.min(WAIT_MS_MAX),
-            "max_batch_bytes" => {
-                request.max_batch_bytes = match reader.u64()? {
-                    0 => DIFF_BYTES_DEFAULT,
-                    bytes => bytes.min(DIFF_BYTES_MAX),
-                }
-            }
+            "max_batch_bytes" => request.max_batch_bytes = bytes_limit(reader)?,
             _ => unreachable!("not in DIFF_MEMBERS"),
         }
         Ok(())
@@ -132,34 +122,24 @@ pub fn parse_delete(body: &[u8]) -> Result<DeleteRequest, BodyError> {
     Ok(request)
 }
 
-/// Walks the one object of a body and hands each of the `known` members to `take`, which reads its
-/// value. Unknown ones are passed over (J-3), a second occurrence is refused (J-4).
-fn each_member<'a>(
-    body: &'a [u8],
-    known: &[&'static str],
-    mut take: impl FnMut(&mut Reader<'a>, &'static str) -> Result<(), Fault>,
-) -> Result<(), BodyError> {
-    let mut reader = Reader::new(body);
-    let mut seen = Seen::default();
-    reader.open_object()?;
-    while let Some(name) = reader.next_member()? {
-        let mut buffer = [0; _];
-        let text = reader.name(name, &mut buffer);
-        match known.iter().position(|member| member.as_bytes() == text) {
-            Some(index) => {
-                let member = known[index];
-                seen.note(index as u32, name, member)?;
-                take(&mut reader, member).map_err(|fault| fault.within(member))?;
-            }
-            None => {
-                reader.skip()?;
-            }
-        }
-    }
-    Ok(reader.finish()?)
+/// A `limit`: 0 means the default of a diff, more than the maximum the maximum.
+pub(super) fn records_limit(reader: &mut Reader<'_>) -> Result<u32, Fault> {
+    Ok(match reader.u32()? {
+        0 => DIFF_RECORDS_DEFAULT,
+        limit => limit.min(DIFF_RECORDS_MAX),
+    })
 }
 
-fn node_set(reader: &mut Reader<'_>) -> Result<NodeSet, Fault> {
+/// A `max_batch_bytes`: 0 means the default of a diff, more than the maximum the maximum.
+pub(super) fn bytes_limit(reader: &mut Reader<'_>) -> Result<u64, Fault> {
+    Ok(match reader.u64()? {
+        0 => DIFF_BYTES_DEFAULT,
+        bytes => bytes.min(DIFF_BYTES_MAX),
+    })
+}
+
+/// A string, an array of strings, or `null` for none (J-6).
+pub(super) fn node_set(reader: &mut Reader<'_>) -> Result<NodeSet, Fault> {
     let mut names = Vec::new();
     match reader.peek() {
         b'n' => {
@@ -180,7 +160,7 @@ fn node_set(reader: &mut Reader<'_>) -> Result<NodeSet, Fault> {
 }
 
 /// The predicate forms of §6.
-fn tag_match(reader: &mut Reader<'_>) -> Result<TagMatch, Fault> {
+pub(super) fn tag_match(reader: &mut Reader<'_>) -> Result<TagMatch, Fault> {
     const FORMS: Why =
         Why::Type("\"tag\", \"prefix*\", [\"tag\",\"Eq\",text] or [\"tag\",\"Glob\",\"prefix*\"]");
     let wrong = Fault::new(reader.at(), FORMS);

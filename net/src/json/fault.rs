@@ -13,6 +13,8 @@ pub enum BodyError {
     BatchTooLarge,
     /// `400 record_too_large` (W-16), with the record's index in the batch.
     RecordTooLarge(usize),
+    /// `400 batch_too_large` of an ack, nack or extend, with the number of its `seqs` (§10.3).
+    TooManySeqs(u64),
 }
 
 impl fmt::Display for BodyError {
@@ -25,6 +27,9 @@ impl fmt::Display for BodyError {
             }
             BodyError::RecordTooLarge(index) => {
                 write!(f, "records[{index}]: data and meta exceed {RECORD_BYTES_MAX} bytes")
+            }
+            BodyError::TooManySeqs(seqs) => {
+                write!(f, "`seqs` names {seqs} jobs, at most {} are allowed", super::queue::SEQS_MAX)
             }
         }
     }

@@ -193,6 +193,21 @@ impl<'a> Reader<'a> {
         value.filter(|&value| value <= max).ok_or(Fault::new(start, Why::Type(wanted)))
     }
 
+    /// A string that is one of `words`, byte for byte (J-7).
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        words: &[(&'static str, T)],
+        wanted: &'static str,
+    ) -> Result<T, Fault> {
+        let at = self.at;
+        if self.peek() != b'"' {
+            return Err(self.mistyped(wanted));
+        }
+        let text = self.string()?;
+        let found = words.iter().find(|(word, _)| word.as_bytes() == self.name(text, &mut [0; _]));
+        found.map(|&(_, value)| value).ok_or(Fault::new(at, Why::Type(wanted)))
+    }
+
     /// The decoded bytes of a short name; empty for one that is longer than any we know.
     #[inline(always)]
     pub(super) fn name<'b>(&self, text: Text, buffer: &'b mut [u8; NAME_BYTES]) -> &'b [u8]
@@ -201,6 +216,17 @@ impl<'a> Reader<'a> {
     {
         let raw = &self.body()[text.start..text.end];
         if text.escaped { decode_name(raw, buffer) } else { raw }
+    }
+
+    /// A string as text of its own; where the body is not UTF-8, which `finish` refuses, as near to it
+    /// as can be.
+    pub(super) fn text(&mut self) -> Result<Box<str>, Fault> {
+        let text = self.string()?;
+        let bytes = self.owned(text);
+        Ok(match String::from_utf8(bytes) {
+            Ok(text) => text.into(),
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into(),
+        })
     }
 
     /// The decoded bytes of a string, in memory of their own.
@@ -212,6 +238,73 @@ impl<'a> Reader<'a> {
         let mut bytes = Vec::with_capacity(raw.len());
         unescape(raw, &mut bytes);
         bytes
+    }
+}
+
+/// Walks the one object of a body and hands each of the `known` members to `take`, which reads its
+/// value. Unknown ones are passed over (J-3), a second occurrence is refused (J-4).
+pub(super) fn each_member<'a>(
+    body: &'a [u8],
+    known: &[&'static str],
+    take: impl FnMut(&mut Reader<'a>, &'static str) -> Result<(), Wrong>,
+) -> Result<(), BodyError> {
+    let mut reader = Reader::new(body);
+    members(&mut reader, known, take)?;
+    Ok(reader.finish()?)
+}
+
+/// As [`each_member`], of the object that is next in the reader.
+pub(super) fn members<'a>(
+    reader: &mut Reader<'a>,
+    known: &[&'static str],
+    mut take: impl FnMut(&mut Reader<'a>, &'static str) -> Result<(), Wrong>,
+) -> Result<(), BodyError> {
+    let mut seen = Seen::default();
+    reader.open_object()?;
+    while let Some(name) = reader.next_member()? {
+        let mut buffer = [0; _];
+        let text = reader.name(name, &mut buffer);
+        match known.iter().position(|member| member.as_bytes() == text) {
+            Some(index) => {
+                let member = known[index];
+                seen.note(index as u32, name, member)?;
+                take(reader, member).map_err(|wrong| wrong.within(member))?;
+            }
+            None => {
+                reader.skip()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the value of a member: said of the member, or of something inside it already.
+pub(super) enum Wrong {
+    /// Still to be said of which member.
+    Value(Fault),
+    /// Says itself where it is.
+    Inside(BodyError),
+}
+
+impl Wrong {
+    #[cold]
+    fn within(self, member: &str) -> BodyError {
+        match self {
+            Wrong::Value(fault) => fault.within(member),
+            Wrong::Inside(error) => error,
+        }
+    }
+}
+
+impl From<Fault> for Wrong {
+    fn from(fault: Fault) -> Wrong {
+        Wrong::Value(fault)
+    }
+}
+
+impl From<BodyError> for Wrong {
+    fn from(error: BodyError) -> Wrong {
+        Wrong::Inside(error)
     }
 }
 

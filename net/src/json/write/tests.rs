@@ -30,6 +30,7 @@ fn kind(error: &BodyError) -> String {
         }
         BodyError::BatchTooLarge => "batch".into(),
         BodyError::RecordTooLarge(index) => format!("record {index}"),
+        BodyError::TooManySeqs(_) => unreachable!("a write has no seqs"),
     }
 }
 
