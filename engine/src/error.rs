@@ -84,6 +84,15 @@ pub enum EngineError {
         /// Live records.
         count: u64,
     },
+    /// A router that cannot be stored; says why.
+    RouterInvalid(&'static str),
+    /// No link of that router: its dest is gone, or it never came here.
+    LinkMissing,
+    /// A forward that does not begin where the router stands: nothing was copied, ask the source again.
+    LinkMoved {
+        /// Where it stands.
+        position: u64,
+    },
     /// The log cannot take more right now (PR-5).
     LogFull,
     /// The disk has no room for another log file; what is at hand does not hold this as well.

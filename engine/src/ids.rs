@@ -11,6 +11,11 @@ pub type Millis = i64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicId(pub u64);
 
+/// One life of a router, from the call that created it to the one that deleted it. Never reused within a
+/// data directory, for the same reason as [`TopicId`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouterId(pub u64);
+
 /// A byte position in a shard's log: `file number * file size + offset`. Only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lsn(pub u64);

@@ -23,6 +23,7 @@ pub mod mem;
 pub mod quota;
 pub mod ranges;
 pub mod rng;
+pub mod router;
 pub mod segment;
 pub mod shard;
 #[cfg(test)]

@@ -18,6 +18,17 @@ pub const NODE_BYTES_MAX: usize = 128;
 pub const KEY_BYTES_MAX: usize = 256;
 /// Topic name (NM-1).
 pub const NAME_BYTES_MAX: usize = 255;
+/// Pattern of a router's filter: a row of the registry fits every file it goes to. Longer than any tag, so
+/// that what is refused could never have matched.
+pub const FILTER_BYTES_MAX: usize = 65_535;
+/// Routers named by one entry of the log; more go to further entries of the same batch.
+pub const ROUTERS_PER_ENTRY: usize = 50_000;
+/// A position that moved this far without a copy is logged by itself, so that a crash does not make a
+/// router look at more than this again.
+pub const POSITION_UNLOGGED_MAX: u64 = 1024;
+/// Ranges of vacant seqs remembered below a topic's floor: they were never lost, and whoever counts what a
+/// router missed must know.
+pub const VACANT_RANGES_KEPT: usize = 64;
 /// Records one `diff` delivers at most (§5, L-9).
 pub const DIFF_RECORDS_MAX: u32 = 1000;
 /// Byte budget of one `diff` at most (§5, L-9).
@@ -29,6 +40,7 @@ pub const COMMITS_IN_FLIGHT_MAX: usize = 4;
 /// Shards at most: a segment id keeps eight bits for the shard.
 pub const SHARDS_MAX: usize = 256;
 
+const _: () = assert!(FILTER_BYTES_MAX > TAG_BYTES_MAX && 8 * ROUTERS_PER_ENTRY < CHUNK_BYTES / 2);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
 // The largest record, framed and in a block of its own, fits a chunk.
 const _: () = assert!(

@@ -48,6 +48,17 @@ impl RangeSet {
         (*end >= seq).then_some((*start, *end))
     }
 
+    /// The first range that ends at or above `seq`.
+    pub fn at_or_after(&self, seq: u64) -> Option<(u64, u64)> {
+        let next = || self.ranges.range(seq..).next().map(|(start, end)| (*start, *end));
+        self.covering(seq).or_else(next)
+    }
+
+    /// The ranges, cut off above `seq`.
+    pub fn iter_through(&self, seq: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.ranges.range(..=seq).map(move |(start, end)| (*start, *end.min(&seq)))
+    }
+
     /// Whether `seq` is in the set.
     pub fn contains(&self, seq: u64) -> bool {
         self.covering(seq).is_some()

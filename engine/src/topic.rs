@@ -5,8 +5,9 @@
 //! (I-40). Effects move from one to the other in log order, at the commit of their block.
 
 use crate::config::TopicConfig;
-use crate::ids::{Millis, TopicId};
+use crate::ids::{Millis, RouterId, TopicId};
 use crate::index::Index;
+use crate::limits::VACANT_RANGES_KEPT;
 use crate::ranges::RangeSet;
 use crate::shard::Eviction;
 use ahash::AHashMap;
@@ -170,14 +171,21 @@ pub struct Topic {
     pub hidden: Hidden,
     /// Seqs up to here were promised never to be reused (I-58).
     pub reserved: u64,
-    /// Seqs that never belonged to a record (I-33).
+    /// Seqs that never belonged to a record (I-33); some lie below the floor. Those above the shown head
+    /// are on their way to disk.
     pub vacant: RangeSet,
+    /// Those of them, above the floor, that stand for what a router's source lost (I-68).
+    pub trims: RangeSet,
     /// Deleted seqs above the floor, as readers see it.
     pub deleted: RangeSet,
     /// Deletions ordered but not shown yet, oldest first.
     pub deleting: VecDeque<Rc<[(u64, u64)]>>,
     /// Where the records are.
     pub index: Index,
+    /// Routers that copy into it and stand somewhere.
+    pub links: Vec<RouterId>,
+    /// What was left of the head at the last start; a topic made since lost nothing (I-66).
+    pub recovered_head: u64,
     /// Idempotency keys, if any were used.
     pub dedup: Option<Box<Dedup>>,
     /// Block of the last change of settings (or of creation): answers about the topic wait for it.
@@ -214,9 +222,12 @@ impl Topic {
             hidden: Hidden::default(),
             reserved: 0,
             vacant: RangeSet::default(),
+            trims: RangeSet::default(),
             deleted: RangeSet::default(),
             deleting: VecDeque::new(),
             index: Index::default(),
+            links: Vec::new(),
+            recovered_head: u64::MAX,
             dedup: None,
             control_block: 0,
             last_write_ts: None,
@@ -262,6 +273,16 @@ impl Topic {
             }
         }
         self.shown.head + 1
+    }
+
+    /// Forgets what a floor has passed.
+    pub fn prune(&mut self, floor: u64) {
+        self.deleted.prune_through(floor);
+        self.trims.prune_through(floor);
+        // What never was is no loss, and routers that come late must be able to tell.
+        if self.vacant.len() > VACANT_RANGES_KEPT {
+            self.vacant.prune_through(floor);
+        }
     }
 
     /// Whether a seq above the floor is deleted, counting deletions on their way.

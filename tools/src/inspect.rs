@@ -305,7 +305,8 @@ impl Look<'_> {
                 }
             };
             count += 1;
-            let id = entry.topic();
+            // Of the registry of routers, if of no topic.
+            let id = entry.topic().unwrap_or_default();
             if adds {
                 self.add(shard, id, &entry);
             }
@@ -360,7 +361,13 @@ impl Look<'_> {
                     topic.dropped = true;
                 }
             }
-            Entry::Delete { .. } | Entry::Reserve { .. } | Entry::Floor { .. } => {}
+            Entry::Delete { .. }
+            | Entry::Reserve { .. }
+            | Entry::Floor { .. }
+            | Entry::Trim { .. }
+            | Entry::Link { .. }
+            | Entry::Router(_)
+            | Entry::RouterDrop(_) => {}
         }
     }
 
@@ -480,6 +487,12 @@ fn entry_report(block: u64, entry: &Entry<'_>, topic: &str, last: bool) -> Entry
             Some(*seq),
             *bytes,
         ),
+        Entry::Trim { first, last, .. } => ("trim", Some(*first), Some(*last), 0),
+        // Its seqs are the source's.
+        Entry::Link { state, is_gone: false } => ("link", None, Some(state.position), 0),
+        Entry::Link { is_gone: true, .. } => ("link gone", None, None, 0),
+        Entry::Router(_) => ("router", None, None, 0),
+        Entry::RouterDrop(_) => ("router drop", None, None, 0),
     };
     EntryReport { kind, first_seq: first, last_seq: to, bytes, ..report }
 }

@@ -30,7 +30,8 @@
 //!            20      4  crc of all frame headers before, which carry the checksums of their bodies
 //!
 //! piece       0      1  kind: 1 topic, 2 more ranges of the topic before, 3 drop, 4 segment, 5 run,
-//!                       6 more of the run before, 7 remove segment, 8 key
+//!                       6 more of the run before, 7 remove segment, 8 key, 9 router, 10 router drop,
+//!                       11 link, 12 link gone, 13 trims of the topic before
 //!             1      4  body_bytes
 //!             5         body
 //!   topic               8 id, 8 each: head, reserved, floor_cap, floor_ttl, floor_source, count,
@@ -42,6 +43,11 @@
 //!   run, more           8 segment, run as in `segment::format`
 //!   remove segment      8 id
 //!   key                 8 topic, 16 key_hash, 8 first_seq, 8 ts, 4 count
+//!   router              as in `router`
+//!   router drop         8 id
+//!   link                as in `router`
+//!   link gone           8 id
+//!   trims               8 topic, 4 count, then 8 first and 8 last seq each
 //! ```
 //!
 //! An edit is one piece, or several if it is large: a piece never exceeds a frame.
@@ -49,7 +55,9 @@
 use super::{CheckpointHead, Dedup, Edit, TopicState};
 use crate::config::{TopicConfig, is_topic_name};
 use crate::error::FormatError;
-use crate::ids::{Lsn, SegmentId, TopicId};
+use crate::ids::{Lsn, RouterId, SegmentId, TopicId};
+use crate::limits::{FILTER_BYTES_MAX, NAME_BYTES_MAX};
+use crate::router::{LinkState, RouterDef};
 use crate::segment::Run;
 use crate::segment::format::{Cursor, is_sound, put_run, take_run};
 use crc32c::crc32c;
@@ -73,6 +81,8 @@ const TRAILER_BYTES: usize = 24;
 const _: () = assert!(PIECE_HEADER_BYTES + 24 + PIECE_ITEMS_MAX * (57 + 28) < FRAME_BODY_BYTES_MAX);
 const _: () =
     assert!(PIECE_HEADER_BYTES + 90 + 2 * (u16::MAX as usize) + PIECE_ITEMS_MAX * 32 < FRAME_BODY_BYTES_MAX);
+
+const _: () = assert!(PIECE_HEADER_BYTES + 64 + 3 * NAME_BYTES_MAX + FILTER_BYTES_MAX < FRAME_BODY_BYTES_MAX);
 
 /// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,6 +248,7 @@ impl Totals {
 
 /// An edit, or a part of a large one, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way from a file into the tables")]
 pub enum Piece {
     /// An edit, or the first part of one.
     Edit(Edit),
@@ -245,6 +256,8 @@ pub enum Piece {
     MoreRanges(TopicId, Ranges, Ranges),
     /// Further blocks and sections of the run that came last.
     MoreRun(SegmentId, Run),
+    /// Trims of the topic that came last.
+    Trims(TopicId, Ranges),
 }
 
 /// Inclusive ranges of seqs.
@@ -276,6 +289,13 @@ pub fn encode_edit(edit: &Edit, piece: &mut Vec<u8>, mut put: impl FnMut(&[u8]))
                     });
                 }
             }
+            for trims in state.trims.chunks(PIECE_ITEMS_MAX) {
+                send(13, &|out| {
+                    out.extend_from_slice(&state.id.0.to_le_bytes());
+                    out.extend_from_slice(&(trims.len() as u32).to_le_bytes());
+                    trims.iter().for_each(|range| put_range(out, *range));
+                });
+            }
         }
         Edit::Drop(id) => send(3, &|out| out.extend_from_slice(&id.0.to_le_bytes())),
         Edit::AddSegment { id, file_bytes, shared } => send(4, &|out| {
@@ -300,6 +320,10 @@ pub fn encode_edit(edit: &Edit, piece: &mut Vec<u8>, mut put: impl FnMut(&[u8]))
             out.extend_from_slice(&dedup.ts.to_le_bytes());
             out.extend_from_slice(&dedup.count.to_le_bytes());
         }),
+        Edit::Router(def) => send(9, &|out| def.encode(out)),
+        Edit::RouterDrop(id) => send(10, &|out| out.extend_from_slice(&id.0.to_le_bytes())),
+        Edit::Link(link) => send(11, &|out| link.encode(false, out)),
+        Edit::LinkGone(id) => send(12, &|out| out.extend_from_slice(&id.0.to_le_bytes())),
     }
 }
 
@@ -338,11 +362,13 @@ fn put_topic(out: &mut Vec<u8>, state: &TopicState) {
 fn put_ranges(out: &mut Vec<u8>, vacant: &[(u64, u64)], deleted: &[(u64, u64)]) {
     out.extend_from_slice(&(vacant.len() as u32).to_le_bytes());
     out.extend_from_slice(&(deleted.len() as u32).to_le_bytes());
-    for (first, last) in vacant.iter().chain(deleted) {
-        assert!(first <= last, "an inclusive range has a seq");
-        out.extend_from_slice(&first.to_le_bytes());
-        out.extend_from_slice(&last.to_le_bytes());
-    }
+    vacant.iter().chain(deleted).for_each(|range| put_range(out, *range));
+}
+
+fn put_range(out: &mut Vec<u8>, (first, last): (u64, u64)) {
+    assert!(first <= last, "an inclusive range has a seq");
+    out.extend_from_slice(&first.to_le_bytes());
+    out.extend_from_slice(&last.to_le_bytes());
 }
 
 /// Takes a piece off the front of a frame's body. Unknown kinds are refused (I-99).
@@ -362,9 +388,21 @@ pub fn take_piece(bytes: &mut &[u8]) -> Result<Piece, FormatError> {
         6 => read_run(&mut cursor).map(|(segment, run)| Piece::MoreRun(segment, run)),
         7 => cursor.u64().map(|id| Piece::Edit(Edit::RemoveSegment(SegmentId(id)))),
         8 => read_dedup(&mut cursor).map(|dedup| Piece::Edit(Edit::Dedup(dedup))),
+        9 => RouterDef::decode(take_all(&mut cursor)).ok().map(|def| Piece::Edit(Edit::Router(def))),
+        10 => cursor.u64().map(|id| Piece::Edit(Edit::RouterDrop(RouterId(id)))),
+        11 => match LinkState::decode(take_all(&mut cursor)) {
+            Ok((link, false)) => Some(Piece::Edit(Edit::Link(link))),
+            _ => None,
+        },
+        12 => cursor.u64().map(|id| Piece::Edit(Edit::LinkGone(RouterId(id)))),
+        13 => read_trims(&mut cursor),
         _ => return Err(FormatError::new("checkpoint edit of an unknown kind")),
     };
     piece.filter(|_| cursor.0.is_empty()).ok_or_else(|| FormatError::new("checkpoint edit"))
+}
+
+fn take_all<'a>(cursor: &mut Cursor<'a>) -> &'a [u8] {
+    std::mem::take(&mut cursor.0)
 }
 
 fn read_topic(cursor: &mut Cursor<'_>) -> Option<TopicState> {
@@ -390,6 +428,7 @@ fn read_topic(cursor: &mut Cursor<'_>) -> Option<TopicState> {
         bytes,
         vacant,
         deleted,
+        trims: Vec::new(),
         last_write_ts,
     })
 }
@@ -402,21 +441,27 @@ fn read_more_ranges(cursor: &mut Cursor<'_>) -> Option<Piece> {
 
 fn read_ranges(cursor: &mut Cursor<'_>) -> Option<(Ranges, Ranges)> {
     let (vacant_count, deleted_count) = (cursor.u32()? as usize, cursor.u32()? as usize);
-    if vacant_count.checked_add(deleted_count)? > cursor.0.len() / 16 {
-        return None;
+    Some((take_ranges(cursor, vacant_count)?, take_ranges(cursor, deleted_count)?))
+}
+
+fn read_trims(cursor: &mut Cursor<'_>) -> Option<Piece> {
+    let (id, count) = (TopicId(cursor.u64()?), cursor.u32()? as usize);
+    Some(Piece::Trims(id, take_ranges(cursor, count)?))
+}
+
+fn take_ranges(cursor: &mut Cursor<'_>, count: usize) -> Option<Ranges> {
+    if count > cursor.0.len() / 16 {
+        return None; // before anything is allocated for them
     }
-    let mut read = |count: usize| {
-        let mut ranges = Vec::with_capacity(count);
-        for _ in 0..count {
-            let (first, last) = (cursor.u64()?, cursor.u64()?);
-            if first > last {
-                return None;
-            }
-            ranges.push((first, last));
+    let mut ranges = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (first, last) = (cursor.u64()?, cursor.u64()?);
+        if first > last {
+            return None;
         }
-        Some(ranges)
-    };
-    Some((read(vacant_count)?, read(deleted_count)?))
+        ranges.push((first, last));
+    }
+    Some(ranges)
 }
 
 fn read_segment(cursor: &mut Cursor<'_>) -> Option<Piece> {

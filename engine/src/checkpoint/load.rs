@@ -9,9 +9,10 @@ use super::{CheckpointError, CheckpointHead, Dedup, Edit, Name, TopicState, file
 use crate::aside::Effort;
 use crate::disk::{FileId, Io, OpenMode};
 use crate::error::{DiskError, FormatError};
-use crate::ids::{SegmentId, TopicId};
+use crate::ids::{RouterId, SegmentId, TopicId};
 use crate::limits::BLOCK_BYTES;
 use crate::mem::AlignedBuf;
+use crate::router::{LinkState, RouterDef};
 use crate::segment::Run;
 use crate::segment::format::is_sound;
 use crc32c::crc32c;
@@ -44,6 +45,10 @@ pub struct Loaded {
     pub runs: Vec<(SegmentId, Run)>,
     /// The keys, by topic and hash. Some may have expired.
     pub dedup: Vec<Dedup>,
+    /// The routers.
+    pub routers: BTreeMap<RouterId, RouterDef>,
+    /// How far routers have come, of those whose dest was not dropped.
+    pub links: BTreeMap<RouterId, LinkState>,
     /// Numbers used, from the full one to the newest.
     pub chain: Vec<u64>,
     /// Names of newer checkpoints that were not used, and why.
@@ -71,6 +76,8 @@ impl Loaded {
         let mut all: Vec<Edit> = self.topics.into_values().map(Edit::Topic).collect();
         all.extend(edits);
         all.extend(keys);
+        all.extend(self.routers.into_values().map(Edit::Router));
+        all.extend(self.links.into_values().map(Edit::Link));
         all
     }
 }
@@ -177,15 +184,18 @@ async fn load_chain(
             return Err(head.number);
         }
     }
-    let State { topics, segments, mut runs, mut dedup, dropped, .. } = state;
+    let State { topics, segments, mut runs, mut dedup, routers, mut links, dropped } = state;
     runs.retain(|(_, topic), _| !dropped.contains(topic));
     dedup.retain(|(topic, _), _| !dropped.contains(topic));
+    links.retain(|_, link| !dropped.contains(&link.dest));
     Ok(Loaded {
         head: heads[0],
         topics,
         segments,
         runs: runs.into_iter().map(|((segment, _), run)| (segment, run)).collect(),
         dedup: dedup.into_values().collect(),
+        routers,
+        links,
         chain: heads.iter().rev().map(|head| head.number).collect(),
         skipped: Vec::new(),
         highest: newest,
@@ -348,6 +358,8 @@ struct State {
     segments: BTreeMap<SegmentId, SegmentState>,
     runs: BTreeMap<(SegmentId, TopicId), Run>,
     dedup: BTreeMap<(TopicId, u128), Dedup>,
+    routers: BTreeMap<RouterId, RouterDef>,
+    links: BTreeMap<RouterId, LinkState>,
     dropped: BTreeSet<TopicId>,
 }
 
@@ -410,6 +422,13 @@ impl State {
             Piece::Edit(Edit::Dedup(dedup)) => {
                 self.dedup.insert((dedup.topic, dedup.key_hash), dedup);
             }
+            Piece::Trims(id, trims) => {
+                self.topics.get_mut(&id).ok_or("trims of an unknown topic")?.trims.extend(trims);
+            }
+            Piece::Edit(Edit::Router(def)) => drop(self.routers.insert(def.id, def)),
+            Piece::Edit(Edit::RouterDrop(id)) => drop(self.routers.remove(&id)),
+            Piece::Edit(Edit::Link(link)) => drop(self.links.insert(link.router, link)),
+            Piece::Edit(Edit::LinkGone(id)) => drop(self.links.remove(&id)),
         }
         Ok(())
     }

@@ -17,7 +17,8 @@ pub use write::{CheckpointWriter, write_checkpoint};
 use crate::aside::ASIDE_SUFFIX;
 use crate::config::TopicConfig;
 use crate::error::DiskError;
-use crate::ids::{Lsn, SegmentId, TopicId};
+use crate::ids::{Lsn, RouterId, SegmentId, TopicId};
+use crate::router::{LinkState, RouterDef};
 use crate::segment::Run;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -85,6 +86,8 @@ pub struct TopicState {
     pub vacant: Vec<(u64, u64)>,
     /// Inclusive ranges of deleted seqs.
     pub deleted: Vec<(u64, u64)>,
+    /// Inclusive ranges of vacant seqs that stand for what a router's source lost (I-68).
+    pub trims: Vec<(u64, u64)>,
     /// Time of the last write.
     pub last_write_ts: i64,
 }
@@ -126,6 +129,14 @@ pub enum Edit {
     RemoveSegment(SegmentId),
     /// A key; replaces what was known of it.
     Dedup(Dedup),
+    /// A router that is new or changed.
+    Router(RouterDef),
+    /// A router that is no more. Its id never comes back.
+    RouterDrop(RouterId),
+    /// How far a router has come; replaces what was known of it. Goes with its dest.
+    Link(LinkState),
+    /// A link that is no more.
+    LinkGone(RouterId),
 }
 
 /// Why there is no checkpoint to start from.

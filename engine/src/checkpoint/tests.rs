@@ -40,6 +40,7 @@ fn topic(id: u64, head: u64) -> TopicState {
         bytes: head * 10,
         vacant: vec![(4, 6)],
         deleted: vec![(7, 7), (9, 12)],
+        trims: if id.is_multiple_of(3) { vec![(5, 6)] } else { Vec::new() },
         last_write_ts: 99,
     }
 }
@@ -275,7 +276,7 @@ fn unknown_kinds_and_versions_are_refused_and_never_skipped() {
     three(&mut disk);
     forged(&mut disk, 4, 1, |_| {});
     assert_eq!(loaded(&mut disk).unwrap().unwrap().head.number, 4, "the forger is good");
-    forged(&mut disk, 4, 1, |body| body[0] = 9);
+    forged(&mut disk, 4, 1, |body| body[0] = 99);
     let got = loaded(&mut disk).unwrap().unwrap();
     assert!(got.skipped[0].1.contains("unknown kind"), "{:?}", got.skipped);
     forged(&mut disk, 4, 1, |body| body[0] = 7);

@@ -15,6 +15,7 @@ use crate::disk::Io;
 use crate::ids::{Lsn, Millis, SegmentId, TopicId};
 use crate::limits::BLOCK_BYTES;
 use crate::quota::Quota;
+use crate::router::{LinkState, RouterDef};
 use crate::segment::Run;
 use crate::shard::recover::{RecoverError, recover};
 use crate::shard::{Exported, owner_of, shard_dir};
@@ -25,6 +26,8 @@ use std::sync::Arc;
 /// Number of the first log file of a shard with a past. Not 1: a log that begins with file 1 may do
 /// without a checkpoint (I-95), this one never.
 const FIRST_FILE: u64 = 2;
+/// The shard that keeps the definitions of routers.
+const REGISTRY: usize = 0;
 /// The low bits of a segment's id, which count.
 const COUNTER: u64 = (1 << 40) - 1;
 
@@ -34,6 +37,8 @@ struct Part {
     topics: Vec<TopicState>,
     runs: BTreeMap<SegmentId, Vec<Run>>,
     keys: Vec<Dedup>,
+    routers: Vec<RouterDef>,
+    links: Vec<LinkState>,
 }
 
 /// Makes a layout of `shards` shards from `old` and switches to it.
@@ -91,7 +96,9 @@ pub(super) async fn reshard(
             std::iter::once(segment(id)).chain(runs.into_iter().map(move |run| Edit::AddRun(id, run)))
         });
         let topics = part.topics.into_iter().map(Edit::Topic);
-        let edits = topics.chain(runs).chain(part.keys.into_iter().map(Edit::Dedup));
+        let routers = part.routers.into_iter().map(Edit::Router);
+        let edits = topics.chain(runs).chain(part.keys.into_iter().map(Edit::Dedup)).chain(routers);
+        let edits = edits.chain(part.links.into_iter().map(Edit::Link));
         let dir = shard_dir(new.generation, shard as u16);
         let written = checkpoint::write_checkpoint(io, &dir, &head, edits).await;
         written.map_err(|error| match error {
@@ -103,7 +110,8 @@ pub(super) async fn reshard(
     Ok(new)
 }
 
-/// Gives each topic, with its runs and keys, to the shard that owns it in `new`.
+/// Gives each topic, with its runs, keys and links, to the shard that owns it in `new`; the registry of
+/// routers to the first.
 fn distribute(exported: Exported, new: &Layout, parts: &mut [Part]) {
     let mut homes: AHashMap<TopicId, usize> = AHashMap::new();
     for topic in exported.topics {
@@ -119,4 +127,11 @@ fn distribute(exported: Exported, new: &Layout, parts: &mut [Part]) {
     for key in exported.keys {
         parts[homes[&key.topic]].keys.push(key);
     }
+    // A router's place moves with the topic that holds its copies: both are in one log (I-60).
+    for link in exported.links {
+        if let Some(home) = homes.get(&link.dest) {
+            parts[*home].links.push(link);
+        }
+    }
+    parts[REGISTRY].routers.extend(exported.routers);
 }

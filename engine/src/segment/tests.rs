@@ -292,6 +292,7 @@ fn whole_entries_keep_their_bytes_and_partly_live_ones_their_live_records() {
         batch_first_seq: first,
         ts: 1,
         key,
+        hops: 0,
         last: false,
     };
     let (mut keyed, mut partly) = (Vec::new(), Vec::new());

@@ -101,7 +101,7 @@ impl Shard {
         let ephemeral = config.class == Class::Ephemeral;
         let slot = self.create(request.topic, config, ephemeral);
         // Nothing is stored yet, but a batch larger than a cap pushes out its own front (W-33).
-        let eviction = self.plan_eviction(self.topic(slot), request.batch.records);
+        let eviction = self.plan_eviction(self.topic(slot), 0, request.batch.records);
         let eviction = eviction.expect("an empty topic needs no disk");
         Ok(Appended { created: true, ..self.write(slot, request, bytes, hash, eviction, true, now) })
     }
@@ -149,7 +149,7 @@ impl Shard {
                 other => other,
             })?;
         }
-        let eviction = match self.plan_eviction(topic, records) {
+        let eviction = match self.plan_eviction(topic, 0, records) {
             Ok(eviction) => eviction,
             Err(blocked) => return Err(self.keep_plan(slot, blocked)),
         };
@@ -167,7 +167,7 @@ impl Shard {
     }
 
     /// Records of class `ephemeral` live in memory only; they get as much of it as the log does.
-    fn check_heap(&self, config: &TopicConfig) -> Result<(), No> {
+    pub(super) fn check_heap(&self, config: &TopicConfig) -> Result<(), No> {
         match config.class == Class::Ephemeral && self.heap_bytes >= self.settings.hot_bytes {
             true => Err(EngineError::LogFull.into()),
             false => Ok(()),
@@ -191,9 +191,10 @@ impl Shard {
         let (id, class, control_block) = (topic.id, topic.config.class, topic.control_block);
         let first_seq = topic.ordered.head + 1;
         let last_seq = topic.ordered.head + u64::from(count);
-        let to = PieceOf { topic: id, batch_first_seq: first_seq, ts: now, key: request.key, last: true };
+        let to =
+            PieceOf { topic: id, batch_first_seq: first_seq, ts: now, key: request.key, hops: 0, last: true };
         let block = if class == Class::Ephemeral {
-            self.write_heap(slot, request, &PieceOf { key: None, ..to });
+            self.write_heap(slot, &request.batch, &PieceOf { key: None, ..to });
             match eviction.filter(|gone| gone.logged_count > 0) {
                 // It pushes out records that the log still holds.
                 Some(gone) => {
@@ -203,19 +204,11 @@ impl Shard {
                 None => control_block,
             }
         } else {
-            let reserving = class == Class::Disk && last_seq + SEQ_RESERVE / 2 > topic.reserved;
-            if reserving {
-                let through = last_seq + SEQ_RESERVE;
-                let mut body = [0; 16];
-                body[..8].copy_from_slice(&id.0.to_le_bytes());
-                body[8..].copy_from_slice(&through.to_le_bytes());
-                self.topic_mut(slot).reserved = through;
-                self.log.put_entry(Kind::Reserve, &body, false, true);
-            }
+            let reserving = self.reserve(slot, last_seq);
             if let Some(gone) = eviction {
                 self.log_floor(slot, gone, false, false);
             }
-            self.write_log(slot, request, &to, class == Class::Fsync || reserving || created);
+            self.write_log(slot, &request.batch, &to, class == Class::Fsync || reserving || created);
             self.log.entry_block()
         };
         let topic = self.topics[slot as usize].as_mut().expect("a used slot");
@@ -245,10 +238,26 @@ impl Shard {
         }
     }
 
-    fn write_log(&mut self, slot: u32, request: &AppendRequest<'_>, to: &PieceOf<'_>, sync: bool) {
+    /// Makes sure that a `disk` topic's seqs up to `last_seq` are reserved with a synced mark (I-58), in the
+    /// batch that uses them. Returns whether a mark was needed.
+    pub(super) fn reserve(&mut self, slot: u32, last_seq: u64) -> bool {
+        let topic = self.topic_mut(slot);
+        if topic.config.class != Class::Disk || last_seq + SEQ_RESERVE / 2 <= topic.reserved {
+            return false;
+        }
+        let through = last_seq + SEQ_RESERVE;
+        topic.reserved = through;
+        let mut body = [0; 16];
+        body[..8].copy_from_slice(&topic.id.0.to_le_bytes());
+        body[8..].copy_from_slice(&through.to_le_bytes());
+        self.log.put_entry(Kind::Reserve, &body, false, true);
+        true
+    }
+
+    pub(super) fn write_log(&mut self, slot: u32, batch: &Batch<'_>, to: &PieceOf<'_>, sync: bool) {
         let topic = self.topics[slot as usize].as_mut().expect("a used slot");
         let sealing = &mut self.sealing;
-        self.log.put_records(&request.batch, to, sync, |frame| {
+        self.log.put_records(batch, to, sync, |frame| {
             let chunk = frame.lsn.0 / CHUNK_BYTES as u64;
             if topic.newest_chunk != chunk {
                 topic.newest_chunk = chunk;
@@ -258,10 +267,9 @@ impl Shard {
         });
     }
 
-    fn write_heap(&mut self, slot: u32, request: &AppendRequest<'_>, to: &PieceOf<'_>) {
+    pub(super) fn write_heap(&mut self, slot: u32, batch: &Batch<'_>, to: &PieceOf<'_>) {
         let topic = self.topics[slot as usize].as_mut().expect("a used slot");
         let before = topic.index.heap_bytes();
-        let batch = &request.batch;
         let mut start = 0;
         while start < batch.records.len() {
             // One piece per chunk's worth, so that an entry stays as small as in the log.

@@ -28,6 +28,7 @@ impl Shard {
                 edits.push(Edit::Topic(state));
             }
         }
+        self.describe_routers(full, &mut edits);
         for segment in std::mem::take(&mut self.sealing.added) {
             let SegmentMeta { id, file_bytes, runs } = segment;
             // Not always a new one: after a lost checkpoint all are described again.
@@ -118,7 +119,9 @@ impl Shard {
             floor_source: floor(Loss::Source),
             count,
             bytes,
-            vacant: vacant.iter().collect(),
+            // What lies above the shown head is on its way, and may still be lost.
+            vacant: vacant.iter_through(topic.shown.head).collect(),
+            trims: topic.trims.iter_through(topic.shown.head).collect(),
             deleted: topic.deleted.iter().collect(),
             last_write_ts: topic.last_write_ts.unwrap_or(0),
         }
@@ -196,6 +199,7 @@ impl Shard {
         self.sealing.lost = true;
         self.sealing.added.clear();
         self.sealing.new_keys.clear();
+        self.describe_all_routers_again();
         for id in removed {
             // Files stay until a checkpoint without them is written; they are named by none.
             let info = SegmentInfo { file_bytes: 0, shared: false, live_blocks: 0 };

@@ -5,6 +5,7 @@ use super::Shard;
 use super::recover::RecoverError;
 use crate::checkpoint::{self, CheckpointError, Dedup, TopicState};
 use crate::ids::{Millis, SegmentId};
+use crate::router::{LinkState, RouterDef};
 use crate::segment::{self, Run, SegmentError, SegmentMeta};
 use crate::topic::Remembered;
 use std::collections::BTreeMap;
@@ -16,6 +17,10 @@ pub struct Exported {
     pub topics: Vec<TopicState>,
     /// Idempotency keys; some may be over.
     pub keys: Vec<Dedup>,
+    /// The routers it kept the definitions of.
+    pub routers: Vec<RouterDef>,
+    /// How far routers have come that copy into its topics.
+    pub links: Vec<LinkState>,
     /// Where the records are.
     pub runs: Vec<(SegmentId, Run)>,
     /// Bytes of the files of those.
@@ -58,6 +63,8 @@ impl Shard {
             }
             exported.topics.push(self.describe(slot));
         }
+        exported.routers.extend(self.routers().cloned());
+        exported.links.extend(self.links.states());
         Ok(exported)
     }
 }

@@ -1,7 +1,7 @@
 //! All state of one core: its topics and its log. Every change to a topic happens in this folder.
 //! Lives here: the shard itself, publication in log order, driving the log.
 //! By file: [`topics`] (settings, state, age), [`append`], [`read`], [`delete`], [`retain`] (what caps and
-//! age push out); [`seal`] with [`seal_job`] (memory to segments), [`checkpoints`], [`load`] (segments to
+//! age push out), [`routers`] and [`forward`] (copies); [`seal`] with [`seal_job`] (memory to segments), [`checkpoints`], [`load`] (segments to
 //! memory); [`recover`] with [`replay`]; [`export`] (a recovered shard taken apart).
 //! Not here: bytes on disk (`wal`, `segment`, `checkpoint`), sockets, JSON, the clock.
 //!
@@ -12,11 +12,13 @@ mod append;
 mod checkpoints;
 mod delete;
 mod export;
+mod forward;
 mod load;
 mod read;
 pub mod recover;
 mod replay;
 mod retain;
+mod routers;
 mod seal;
 mod seal_job;
 mod topics;
@@ -25,7 +27,9 @@ pub use append::{AppendRequest, Appended};
 use delete::TagHits;
 pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
 pub use export::Exported;
+pub use forward::{ForwardRequest, Forwarded, PumpRead};
 pub use read::{NodeFilter, ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
+pub use routers::Link;
 pub use seal::JobDone;
 
 use crate::cache::{BlockCache, CacheStats, Files};
@@ -37,10 +41,12 @@ use crate::ids::{Lsn, Millis, SegmentId, TopicId};
 use crate::limits::CHUNK_BYTES;
 use crate::mem::Chunk;
 use crate::quota::Quota;
+use crate::router::LinkState;
 use crate::topic::{Hidden, Loss, Topic, Totals};
 use crate::wal::Wait;
 use crate::wal::log::Log;
 use ahash::AHashMap;
+use routers::{Links, Registry};
 use seal::Sealing;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -132,6 +138,7 @@ enum Effect {
     Appended { last_seq: u64, count: u64, bytes: u64 },
     Evicted(Eviction),
     Deleted { ranges: Rc<[(u64, u64)]>, count: u64, bytes: u64, hidden: Hidden },
+    Linked(LinkState),
 }
 
 struct Pending {
@@ -205,6 +212,10 @@ pub struct Shard {
     published: Vec<TopicRef>,
     heap_bytes: u64,
     sealing: Sealing,
+    /// Definitions of routers, in shard 0.
+    registry: Registry,
+    /// How far routers have come that copy into topics of this shard.
+    links: Links,
     /// Results of [`Shard::load`].
     loaded: Vec<(LoadId, Result<(), String>)>,
     /// What the operator should read.
@@ -316,6 +327,10 @@ impl Shard {
         let Some(topic) = self.topics[slot as usize].as_mut().filter(|topic| topic.id == id) else {
             return; // dropped since
         };
+        if let Effect::Linked(state) = effect {
+            self.links.show(state);
+            return;
+        }
         if !topic.changed {
             topic.changed = true;
             self.sealing.changed.push(TopicRef { slot, id });
@@ -342,8 +357,7 @@ impl Shard {
                     assert_eq!((topic.hidden.count, topic.hidden.bytes), (0, 0), "hidden twice or never");
                     topic.hidden = Hidden::default();
                 }
-                topic.deleted.prune_through(floor);
-                topic.vacant.prune_through(floor);
+                topic.prune(floor);
             }
             Effect::Deleted { ranges, count, bytes, hidden } => {
                 topic.hidden.count -= hidden.count;
@@ -355,6 +369,7 @@ impl Shard {
                 topic.shown.count -= count;
                 topic.shown.bytes -= bytes;
             }
+            Effect::Linked(_) => unreachable!("shown above"),
         }
         let dead = topic.earliest() - 1;
         let heap_before = topic.index.heap_bytes();

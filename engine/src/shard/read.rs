@@ -5,6 +5,7 @@ use crate::error::No;
 use crate::event::Record;
 use crate::ids::Millis;
 use crate::index::{SealedBlock, Source, Wanted};
+use crate::ranges::RangeSet;
 use crate::topic::{Loss, Topic};
 use crate::wal::Wait;
 
@@ -111,15 +112,17 @@ impl Shard {
         topic.last_read_ts = Some(now);
         topic.last_consumed_ts = Some(now);
         let wait = expiry.max(Wait(topic.control_block));
-        let mut outcome = self.scan(slot, request, visit)?;
+        let mut outcome = self.scan(slot, request, true, visit)?;
         outcome.wait = wait;
         Ok(outcome)
     }
 
-    fn scan(
+    /// `tells_trims`: what a source lost is told, in its place; else it is passed like any vacant seq.
+    pub(super) fn scan(
         &self,
         slot: u32,
         request: &ReadRequest<'_>,
+        tells_trims: bool,
         mut visit: impl FnMut(&Record<'_>),
     ) -> Result<ReadOutcome, No> {
         let topic = self.topic(slot);
@@ -142,15 +145,20 @@ impl Shard {
         let mut bytes = 0;
         let mut sealed_bytes = 0;
         let mut at = start + 1;
+        let mut trims = Trims::new(topic, start, tells_trims);
         // Whether the read ends with this record.
-        let mut give = |record: &Record<'_>, out: &mut ReadOutcome, bytes: &mut u64| {
-            match offer(topic, record, request, skip_node, out, bytes) {
-                Offer::Deliver => visit(record),
-                Offer::Pass => {}
-                Offer::Stop => return true,
-            }
-            out.delivered == request.limit || out.examined == EXAMINED_MAX
-        };
+        let mut give =
+            |record: &Record<'_>, trims: &mut Trims<'_>, out: &mut ReadOutcome, bytes: &mut u64| {
+                if trims.stop_before(record.seq, out) {
+                    return true;
+                }
+                match offer(topic, record, request, skip_node, out, bytes) {
+                    Offer::Deliver => visit(record),
+                    Offer::Pass => {}
+                    Offer::Stop => return true,
+                }
+                out.delivered == request.limit || out.examined == EXAMINED_MAX
+            };
         'sources: while at <= head {
             if let Some((_, last)) = topic.deleted.covering(at) {
                 out.next_from_seq = last.min(head);
@@ -159,7 +167,10 @@ impl Shard {
             }
             let next = topic.index.at_or_after(at).filter(|source| source.range().0 <= head);
             let Some(source) = next else {
-                out.next_from_seq = head; // only vacant seqs are left
+                // Only vacant seqs are left.
+                if !trims.stop_before(head + 1, &mut out) {
+                    out.next_from_seq = head;
+                }
                 break;
             };
             let last = source.range().1;
@@ -168,7 +179,7 @@ impl Shard {
                     let entry = topic.index.entry(frame, &self.log.chunks);
                     for record in entry.records_from(at) {
                         let record = record.expect("entries in memory are sound");
-                        if give(&record, &mut out, &mut bytes) {
+                        if give(&record, &mut trims, &mut out, &mut bytes) {
                             break 'sources;
                         }
                     }
@@ -188,7 +199,7 @@ impl Shard {
                     };
                     for record in found.records_from(at) {
                         let record = record.map_err(|error| self.unreadable(block, &error.to_string()))?;
-                        if give(&record, &mut out, &mut bytes) {
+                        if give(&record, &mut trims, &mut out, &mut bytes) {
                             break 'sources;
                         }
                     }
@@ -234,6 +245,51 @@ impl Shard {
             bytes = bytes.saturating_sub(block.meta.counted_bytes);
         }
         wanted
+    }
+}
+
+/// The vacant seqs that a reader must hear of (I-68). A gap is told before anything behind it, and records
+/// below it are not in the same answer: whoever resets at a tombstone would lose them.
+struct Trims<'a> {
+    ranges: &'a RangeSet,
+    /// First and last seq of the next one.
+    next: (u64, u64),
+}
+
+const NO_TRIM: (u64, u64) = (u64::MAX, u64::MAX);
+
+impl<'a> Trims<'a> {
+    fn new(topic: &'a Topic, start: u64, tells_trims: bool) -> Trims<'a> {
+        let ranges = &topic.trims;
+        let next = if tells_trims { ranges.at_or_after(start + 1) } else { None };
+        Trims { ranges, next: next.unwrap_or(NO_TRIM) }
+    }
+
+    /// Comes to a live seq, or to the end: tells what lies before it, or whether the read ends before that.
+    #[inline]
+    fn stop_before(&mut self, seq: u64, out: &mut ReadOutcome) -> bool {
+        seq > self.next.0 && self.meet(seq, out)
+    }
+
+    fn meet(&mut self, seq: u64, out: &mut ReadOutcome) -> bool {
+        let head_seq = out.head_seq;
+        while self.next.0 < seq.min(head_seq + 1) {
+            let (first, last) = (self.next.0, self.next.1.min(head_seq));
+            if out.delivered > 0 || out.tombstone.is_some() {
+                out.next_from_seq = out.next_from_seq.max(first - 1);
+                return true; // D-16
+            }
+            out.tombstone = Some(Tombstone {
+                gap_from: first.max(out.next_from_seq + 1),
+                gap_to: last,
+                reason: TombstoneReason::SourceTrim,
+                earliest_seq: last + 1,
+                head_seq,
+            });
+            out.next_from_seq = last;
+            self.next = self.ranges.at_or_after(last + 1).unwrap_or(NO_TRIM);
+        }
+        false
     }
 }
 

@@ -2,6 +2,7 @@
 //! Which blocks count is decided in [`recover`](super::recover); here they take effect.
 
 use super::recover::{RecoverError, RecoveryReport, Start, Survey, Tail};
+use super::routers::{Links, Registry};
 use super::seal::{Sealing, SegmentInfo};
 use super::{Eviction, Shard, ShardSettings, TopicRef};
 use crate::cache::{BlockCache, Files};
@@ -9,10 +10,11 @@ use crate::checkpoint::Loaded;
 use crate::config::TopicConfig;
 use crate::disk::{Io, Jobs};
 use crate::error::FormatError;
-use crate::ids::{Lsn, Millis, TopicId};
+use crate::ids::{Lsn, Millis, RouterId, TopicId};
 use crate::limits::{CHUNK_BYTES, RECORD_BYTES_MAX};
 use crate::mem::Chunk;
 use crate::quota::Quota;
+use crate::router::{LinkState, RouterDef};
 use crate::topic::{Loss, Remembered, Topic};
 use crate::wal::chunks::Chunks;
 use crate::wal::format::BlockHeader;
@@ -37,11 +39,17 @@ enum Entry {
     Drop(TopicId),
     Reserve { topic: TopicId, through: u64 },
     Floor { topic: TopicId, gone: Eviction },
+    Trim { topic: TopicId, first: u64, last: u64 },
+    Link { state: LinkState, is_gone: bool },
+    Router(RouterDef),
+    RouterDrop(Vec<RouterId>),
 }
 
 /// The shard under reconstruction.
 pub(super) struct Replay {
     topics: BTreeMap<TopicId, Topic>,
+    routers: BTreeMap<RouterId, RouterDef>,
+    links: BTreeMap<RouterId, LinkState>,
     loaded: Option<Loaded>,
     /// Keys of the log, to be remembered once hashing is possible.
     keys: Vec<(TopicId, Vec<u8>, Remembered)>,
@@ -68,8 +76,10 @@ impl Replay {
         mut loaded: Option<Loaded>,
         start: Lsn,
     ) -> Result<Replay, RecoverError> {
-        let mut topics = BTreeMap::new();
+        let (mut topics, mut routers, mut links) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         if let Some(loaded) = &mut loaded {
+            routers = std::mem::take(&mut loaded.routers);
+            links = std::mem::take(&mut loaded.links);
             for (id, state) in std::mem::take(&mut loaded.topics) {
                 let mut topic = Topic::new(id, Rc::from(state.name), state.config);
                 topic.shown.head = state.head;
@@ -80,6 +90,7 @@ impl Replay {
                 topic.reserved = state.reserved;
                 topic.vacant = state.vacant.into_iter().collect();
                 topic.deleted = state.deleted.into_iter().collect();
+                topic.trims = state.trims.into_iter().collect();
                 topics.insert(id, topic);
             }
             for (segment, run) in std::mem::take(&mut loaded.runs) {
@@ -91,6 +102,8 @@ impl Replay {
         let limit = (settings.hot_bytes / CHUNK_BYTES as u64).max(4) as usize;
         Ok(Replay {
             topics,
+            routers,
+            links,
             next_topic: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
             described_topics: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
             described: loaded.as_ref().map_or(0, |loaded| loaded.head.described_block),
@@ -184,6 +197,22 @@ impl Replay {
                         gone: Eviction { loss, seq, count, bytes, logged_count: count, logged_bytes: bytes },
                     }
                 }
+                Kind::Trim => {
+                    let (first, last) = (u64_at(body, 8)?, u64_at(body, 16)?);
+                    if first == 0 || first > last {
+                        return Err(FormatError::new("trim entry"));
+                    }
+                    Entry::Trim { topic: TopicId(u64_at(body, 0)?), first, last }
+                }
+                Kind::Link => {
+                    let (state, is_gone) = LinkState::decode(body)?;
+                    Entry::Link { state, is_gone }
+                }
+                Kind::Router => Entry::Router(RouterDef::decode(body)?),
+                Kind::RouterDrop => {
+                    let ids = body.chunks_exact(8).map(|id| Ok(RouterId(u64_at(id, 0)?)));
+                    Entry::RouterDrop(ids.collect::<Result<_, FormatError>>()?)
+                }
             };
             self.batch.push(decoded);
             if entry.last {
@@ -224,6 +253,17 @@ impl Replay {
                         topic.reserved = topic.reserved.max(*through);
                     }
                 }
+                Entry::Trim { topic, first, last } if !described => {
+                    if let Some(topic) = self.topics.get_mut(topic) {
+                        if *first > topic.shown.head + 1 {
+                            topic.vacant.insert(topic.shown.head + 1, first - 1);
+                        }
+                        topic.vacant.insert(*first, *last);
+                        topic.trims.insert(*first, *last);
+                        topic.shown.head = *last;
+                        self.changed.push(topic.id);
+                    }
+                }
                 Entry::Records { header, key, lsn } => {
                     self.index_records(header, key.as_deref(), *lsn, described)
                 }
@@ -256,7 +296,15 @@ impl Replay {
                     self.topics.remove(&id);
                     self.dropped.push(id);
                 }
-                Entry::Topic { .. } | Entry::Reserve { .. } | Entry::Records { .. } => {}
+                Entry::Link { state, is_gone: false } => drop(self.links.insert(state.router, state)),
+                Entry::Link { state, is_gone: true } => drop(self.links.remove(&state.router)),
+                Entry::Router(def) => {
+                    // Topics and routers share a counter.
+                    self.next_topic = self.next_topic.max((def.id.0 & u64::from(u32::MAX)) + 1);
+                    self.routers.insert(def.id, def);
+                }
+                Entry::RouterDrop(ids) => ids.iter().for_each(|id| drop(self.routers.remove(id))),
+                Entry::Topic { .. } | Entry::Reserve { .. } | Entry::Trim { .. } | Entry::Records { .. } => {}
             }
         }
     }
@@ -382,6 +430,8 @@ impl Replay {
             published: Vec::new(),
             heap_bytes: 0,
             sealing,
+            registry: Registry::recovered(std::mem::take(&mut self.routers)),
+            links: Links::default(),
             loaded: Vec::new(),
             notices: Vec::new(),
             next_load: 0,
@@ -411,14 +461,21 @@ impl Replay {
             if floor > topic.shown.head {
                 topic.shown.head = floor;
             }
-            topic.deleted.prune_through(floor);
-            topic.vacant.prune_through(floor);
+            topic.recovered_head = topic.shown.head;
+            topic.prune(floor);
             topic.ordered = topic.shown;
             let sealing = &mut shard.sealing;
             let dead = topic.earliest() - 1;
             topic.index.drop_through(dead, |block| sealing.release(block.segment));
             bytes += topic.ordered.bytes;
             shard.insert(topic);
+        }
+        // A link whose dest is gone went with it.
+        for state in std::mem::take(&mut self.links).into_values() {
+            if let Some(slot) = shard.by_id.get(&state.dest).copied() {
+                shard.topic_mut(slot).links.push(state.router);
+                shard.links.insert_recovered(state);
+            }
         }
         quota.add_recovered(shard.topic_count() as u64, bytes);
         for (chunk, id) in self.touched {

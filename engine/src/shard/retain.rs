@@ -68,13 +68,15 @@ impl Shard {
         Ok(())
     }
 
-    /// What must go so that the caps hold after `spans` were added, or `None` if nothing must.
+    /// What must go so that the caps hold after `spans` were added, `vacant` seqs (which count for nothing)
+    /// before them, or `None` if nothing must.
     ///
     /// Where sealed blocks must be read first, the plan so far comes with the refusal: see
     /// [`Shard::keep_plan`].
     pub(super) fn plan_eviction(
         &self,
         topic: &Topic,
+        vacant: u64,
         spans: &[RecordSpan],
     ) -> Result<Option<Eviction>, Blocked> {
         let config = &topic.config;
@@ -82,10 +84,12 @@ impl Shard {
             return Ok(None);
         }
         let floor = topic.ordered.floor();
-        let head = topic.ordered.head + spans.len() as u64;
+        let first = topic.ordered.head + vacant + 1;
+        let added = spans.len() as u64;
         let window = match config.cap_records {
             0 => 0,
-            cap => topic.window_floor(head, cap),
+            cap if added > cap => first - 1 + added - cap,
+            cap => topic.window_floor(topic.ordered.head, cap - added),
         };
         let excess = match config.cap_bytes {
             0 => 0,
@@ -112,7 +116,7 @@ impl Shard {
         }
         // A batch larger than the cap pushes out its own front (W-33, CF-12).
         for (index, span) in spans.iter().enumerate() {
-            let seq = topic.ordered.head + 1 + index as u64;
+            let seq = first + index as u64;
             if seq > window && gone.bytes >= excess {
                 break;
             }
@@ -248,7 +252,7 @@ impl Shard {
         let mut deletes = hiding.deletes.iter();
         for pending in self.effects.iter_mut().filter(|pending| pending.id == topic.id) {
             match &mut pending.effect {
-                Effect::Appended { .. } => {}
+                Effect::Appended { .. } | Effect::Linked(_) => {}
                 Effect::Evicted(gone) => {
                     if gone.seq > topic.hidden.through {
                         count += gone.count;

@@ -55,7 +55,7 @@ impl Shard {
         // Under the new settings only: what has outlived the old age limit and was not noticed yet is no
         // loss if the limit goes (CF-10); tightening takes effect here (CF-14).
         let old = std::mem::replace(&mut self.topic_mut(slot).config, config);
-        let plan = self.plan_eviction(self.topic(slot), &[]);
+        let plan = self.plan_eviction(self.topic(slot), 0, &[]);
         let plan = match plan {
             Ok(plan) => plan,
             Err(blocked) => {
@@ -116,7 +116,7 @@ impl Shard {
     /// Adds a topic and logs it; the batch ends with it if `last`. The name is legal and free, and a
     /// place was taken.
     pub(super) fn create(&mut self, name: &[u8], config: TopicConfig, last: bool) -> u32 {
-        let id = TopicId(self.settings.layout << 40 | u64::from(self.settings.shard) << 32 | self.next_topic);
+        let id = TopicId(self.id_prefix() | self.next_topic);
         self.next_topic += 1;
         let slot = self.insert(Topic::new(id, Rc::from(name), config));
         self.put_topic_entry(slot, last);
@@ -254,6 +254,7 @@ impl Shard {
         }
         self.sealing.dropped.push(topic.id);
         self.tag_hits.remove(&topic.id);
+        self.links.forget(&topic.links);
         topic
     }
 

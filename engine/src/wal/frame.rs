@@ -8,8 +8,9 @@
 //! ```text
 //! entry       at  bytes  field
 //!              0      4  body_bytes
-//!              4      1  kind: 1 records, 2 delete, 3 topic, 4 drop, 5 reserve, 6 floor;
-//!                        7…15 kept for keyed state, queue events, cursors, routers, spells
+//!              4      1  kind: 1 records, 2 delete, 3 topic, 4 drop, 5 reserve, 6 floor,
+//!                        7 link, 8 router, 9 router drop, 10 trim;
+//!                        11…15 kept for queue events, cursors, keyed state, spells
 //!              5      1  flags: 1 last entry of its batch
 //!              6      2  zero
 //!              8         body
@@ -70,8 +71,16 @@ pub enum Kind {
     Drop = 4,
     /// Seqs reserved ahead (I-58).
     Reserve = 5,
-    /// Loss through a cap, age or source trim.
+    /// Loss through a cap or age.
     Floor = 6,
+    /// How far a router has come (I-60).
+    Link = 7,
+    /// A router created or replaced.
+    Router = 8,
+    /// Routers deleted.
+    RouterDrop = 9,
+    /// Seqs left vacant for what a router's source lost (I-68).
+    Trim = 10,
 }
 
 impl Kind {
@@ -83,6 +92,10 @@ impl Kind {
             4 => Kind::Drop,
             5 => Kind::Reserve,
             6 => Kind::Floor,
+            7 => Kind::Link,
+            8 => Kind::Router,
+            9 => Kind::RouterDrop,
+            10 => Kind::Trim,
             _ => return None,
         })
     }
@@ -422,7 +435,7 @@ impl Piece {
                 meta: of(span.meta),
                 tag: of(span.tag),
                 node: of(span.node),
-                hops: 0,
+                hops: to.hops,
             };
             put_record(out, &record);
         }
@@ -447,6 +460,8 @@ pub struct PieceOf<'a> {
     pub ts: i64,
     /// Idempotency key, for the first piece only.
     pub key: Option<&'a [u8]>,
+    /// Router hops of the records (R-12): 0 for what a client wrote, more for copies.
+    pub hops: u8,
     /// Whether the batch ends with this entry.
     pub last: bool,
 }
@@ -527,7 +542,7 @@ mod tests {
                     assert!(piece.end > start, "a record fits {room}");
                     let last = piece.end == count;
                     let before = out.len();
-                    let to = PieceOf { topic: TopicId(7), batch_first_seq: 11, ts: 5, key, last };
+                    let to = PieceOf { topic: TopicId(7), batch_first_seq: 11, ts: 5, key, hops: 0, last };
                     piece.put(&mut out, &batch, &to);
                     assert!(out.len() - before <= room);
                     start = piece.end;
@@ -573,7 +588,7 @@ mod tests {
         piece.put(
             &mut out,
             &batch,
-            &PieceOf { topic: TopicId(1), batch_first_seq: 1, ts: 9, key: None, last: true },
+            &PieceOf { topic: TopicId(1), batch_first_seq: 1, ts: 9, key: None, hops: 0, last: true },
         );
         let (_, entry, _) = split_entry(&out).unwrap();
         let original = RecordsEntry::decode(entry).unwrap();
@@ -597,7 +612,7 @@ mod tests {
         piece.put(
             &mut out,
             &batch,
-            &PieceOf { topic: TopicId(1), batch_first_seq: 1, ts: 9, key: None, last: true },
+            &PieceOf { topic: TopicId(1), batch_first_seq: 1, ts: 9, key: None, hops: 0, last: true },
         );
         for at in 0..out.len() {
             assert!(split_entry(&out[..at]).is_err());

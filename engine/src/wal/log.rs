@@ -81,9 +81,11 @@ impl FrameRef {
 /// Counters of the log, for metrics. All since start.
 #[derive(Clone, Debug, Default)]
 pub struct LogStats {
-    /// Durable frames: appends, deletes, topic changes.
+    /// Durable frames: appends of clients, deletes, changes of topics and routers (H-8).
     pub frames: u64,
-    /// Bookkeeping entries: reservations and floors.
+    /// Batches of copies that routers made; not among the frames (I-61).
+    pub copies: u64,
+    /// Bookkeeping entries: reservations, floors, positions of routers, trims.
     pub marks: u64,
     /// Blocks written.
     pub blocks: u64,
@@ -264,8 +266,10 @@ impl Log {
             self.close_block(true);
         }
         match kind {
-            Kind::Reserve | Kind::Floor => self.stats.marks += 1,
-            Kind::Records | Kind::Delete | Kind::Topic | Kind::Drop => self.stats.frames += 1,
+            Kind::Reserve | Kind::Floor | Kind::Link | Kind::Trim => self.stats.marks += 1,
+            Kind::Records | Kind::Delete | Kind::Topic | Kind::Drop | Kind::Router | Kind::RouterDrop => {
+                self.stats.frames += 1
+            }
         }
         self.open_sync |= sync;
         let header = EntryHeader { kind, last, body_bytes: body.len() };
@@ -283,7 +287,10 @@ impl Log {
         sync: bool,
         mut index: impl FnMut(FrameRef),
     ) {
-        self.stats.frames += 1;
+        match to.hops {
+            0 => self.stats.frames += 1,
+            _ => self.stats.copies += 1,
+        }
         let mut start = 0;
         while start < batch.records.len() {
             let key = if start == 0 { to.key } else { None };

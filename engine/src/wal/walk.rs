@@ -6,8 +6,9 @@ use super::format::{BLOCK_HEADER_BYTES, BlockHeader, FileHeader, SKIP};
 use super::frame::{Kind, RecordsEntry, split_entry};
 use crate::config::TopicConfig;
 use crate::error::FormatError;
-use crate::ids::TopicId;
+use crate::ids::{RouterId, TopicId};
 use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
+use crate::router::{LinkState, RouterDef};
 
 /// What lies at a place where a block could begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +145,7 @@ pub enum Entry<'a> {
         /// Up to here.
         through: u64,
     },
-    /// Records lost to a cap, to age or to a trim of the source.
+    /// Records lost to a cap or to age.
     Floor {
         /// Whose.
         topic: TopicId,
@@ -157,15 +158,40 @@ pub enum Entry<'a> {
         /// Their bytes.
         bytes: u64,
     },
+    /// Seqs left vacant for what a router's source lost.
+    Trim {
+        /// Whose.
+        topic: TopicId,
+        /// First of them.
+        first: u64,
+        /// Last of them.
+        last: u64,
+    },
+    /// How far a router has come.
+    Link {
+        /// Its place.
+        state: LinkState,
+        /// Whether the router is gone.
+        is_gone: bool,
+    },
+    /// A router made or changed.
+    Router(Box<RouterDef>),
+    /// Routers deleted.
+    RouterDrop(Vec<RouterId>),
 }
 
 impl Entry<'_> {
-    /// Which topic it is about.
-    pub fn topic(&self) -> TopicId {
+    /// Which topic it is about, if any.
+    pub fn topic(&self) -> Option<TopicId> {
         match self {
-            Entry::Records(records) => records.header.topic,
-            Entry::Delete { topic, .. } | Entry::Reserve { topic, .. } | Entry::Floor { topic, .. } => *topic,
-            Entry::Topic { id, .. } | Entry::Drop(id) => *id,
+            Entry::Records(records) => Some(records.header.topic),
+            Entry::Delete { topic, .. }
+            | Entry::Reserve { topic, .. }
+            | Entry::Floor { topic, .. }
+            | Entry::Trim { topic, .. } => Some(*topic),
+            Entry::Topic { id, .. } | Entry::Drop(id) => Some(*id),
+            Entry::Link { state, .. } => Some(state.dest),
+            Entry::Router(_) | Entry::RouterDrop(_) => None,
         }
     }
 }
@@ -222,6 +248,16 @@ fn read_entry(kind: Kind, body: &[u8]) -> Result<Entry<'_>, FormatError> {
             count: number(3)?,
             bytes: number(4)?,
         },
+        Kind::Trim => Entry::Trim { topic: TopicId(number(0)?), first: number(1)?, last: number(2)? },
+        Kind::Link => {
+            let (state, is_gone) = LinkState::decode(body)?;
+            Entry::Link { state, is_gone }
+        }
+        Kind::Router => Entry::Router(Box::new(RouterDef::decode(body)?)),
+        Kind::RouterDrop => {
+            let ids = (0..body.len() / 8).map(|index| number(index).map(RouterId));
+            Entry::RouterDrop(ids.collect::<Result<_, FormatError>>()?)
+        }
     })
 }
 

@@ -32,6 +32,12 @@ pub(crate) fn fault_of(error: &EngineError, topic: &str) -> Fault {
         }
         EngineError::QuotaFull { max } => Fault::quota("max_total_bytes", *max),
         EngineError::NotEmpty { count } => Fault::topic_not_empty(topic, *count),
+        EngineError::RouterInvalid(why) => {
+            Fault::invalid_request(format!("the router cannot be kept: {why}"))
+        }
+        EngineError::LinkMissing | EngineError::LinkMoved { .. } => {
+            Fault::internal("a router's place in its source changed meanwhile".to_owned())
+        }
         EngineError::LogFull => Fault::throttled(),
         EngineError::NoLogFile(error) => Fault::no_room(format!(
             "no log file for more writes could be made ({error}); nothing was taken, try again when there is room"
