@@ -65,6 +65,7 @@ impl Scopes {
 }
 
 /// One configured key, without its secret.
+#[derive(PartialEq, Eq)]
 struct Key {
     index: u32,
     digest: [u8; 32],
@@ -74,7 +75,7 @@ struct Key {
 }
 
 /// All configured keys; without any, everyone may do everything.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub struct Keys {
     keys: Vec<Arc<Key>>,
 }
@@ -147,14 +148,14 @@ impl Keys {
     /// the header, right or wrong, takes its place.
     pub fn identify(&self, authorization: Option<&[u8]>, token: Option<&[u8]>) -> Result<Access, Fault> {
         if !self.is_on() {
-            return Ok(Access { key: None });
+            return Ok(Access::EVERYTHING);
         }
         let bearer = match authorization.and_then(bearer) {
             Some(secret) => Some(secret),
             None => token,
         };
         let key = bearer.and_then(|secret| self.find(secret));
-        key.map(|key| Access { key: Some(key.clone()) }).ok_or_else(Fault::unauthorized)
+        key.map(|key| Access(Who::Key(key.clone()))).ok_or_else(Fault::unauthorized)
     }
 
     /// Looks at every key to the end, whichever matches.
@@ -215,58 +216,99 @@ impl Key {
 
 /// What a request may do. Travels with it, and with what it leaves behind (sessions, operations).
 #[derive(Clone)]
-pub struct Access {
-    /// None: authentication is off.
-    key: Option<Arc<Key>>,
+pub struct Access(Who);
+
+#[derive(Clone)]
+enum Who {
+    Everyone,
+    Key(Arc<Key>),
+    Nobody,
 }
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.key {
-            Some(key) => write!(f, "key {}", key.index),
-            None => f.write_str("everything"),
+        match &self.0 {
+            Who::Everyone => f.write_str("everyone"),
+            Who::Key(key) => write!(f, "key {}", key.index),
+            Who::Nobody => f.write_str("nobody"),
         }
     }
 }
 
 impl Access {
-    /// What everyone has where authentication is off, and work that no request asked for.
-    pub const EVERYTHING: Access = Access { key: None };
+    /// What everyone has where authentication is off.
+    pub const EVERYTHING: Access = Access(Who::Everyone);
+    /// Without a valid key, where something else than a missing key decides.
+    pub const NOTHING: Access = Access(Who::Nobody);
 
-    /// Which key it is, none with authentication off. Of one start: a restart numbers anew.
+    /// Which key it is, none with authentication off or without one. Of one start: a restart numbers anew.
     pub fn key(&self) -> Option<u32> {
-        self.key.as_ref().map(|key| key.index)
+        match &self.0 {
+            Who::Key(key) => Some(key.index),
+            Who::Everyone | Who::Nobody => None,
+        }
+    }
+
+    fn scopes(&self) -> Scopes {
+        match &self.0 {
+            Who::Everyone => Scopes::ALL,
+            Who::Key(key) => key.scopes,
+            Who::Nobody => Scopes::NONE,
+        }
     }
 
     /// Whether it has all of these scopes.
     pub fn has(&self, scopes: Scopes) -> bool {
-        self.key.as_ref().is_none_or(|key| key.scopes.cover(scopes))
+        self.scopes().cover(scopes)
     }
 
     /// Refuses unless it has all of these scopes.
     pub fn needs(&self, scopes: Scopes) -> Result<(), Fault> {
-        match &self.key {
-            Some(key) if !key.scopes.cover(scopes) => {
-                let missing = key.scopes.first_missing(scopes);
-                Err(Fault::forbidden(format!("the key lacks the scope {missing}")))
-            }
-            _ => Ok(()),
+        if self.has(scopes) {
+            return Ok(());
         }
-    }
-
-    /// Whether it may see every name.
-    pub fn is_unrestricted(&self) -> bool {
-        self.key.as_ref().is_none_or(|key| key.prefixes.is_empty())
+        let missing = self.scopes().first_missing(scopes);
+        Err(Fault::forbidden(format!("the key lacks the scope {missing}")))
     }
 
     /// Whether a name begins with one of its prefixes.
     pub fn permits(&self, name: &[u8]) -> bool {
-        match &self.key {
-            Some(key) => {
+        match &self.0 {
+            Who::Everyone => true,
+            Who::Key(key) => {
                 key.prefixes.is_empty() || key.prefixes.iter().any(|prefix| name.starts_with(prefix))
             }
-            None => true,
+            Who::Nobody => false,
         }
+    }
+
+    /// What is permitted of the names that begin with `prefix`, as prefixes that do not overlap, in
+    /// ascending order: what a list has to walk (TL-4).
+    pub fn ranges(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
+        let prefixes = match &self.0 {
+            Who::Key(key) if !key.prefixes.is_empty() => &key.prefixes,
+            Who::Everyone | Who::Key(_) => return vec![prefix.to_vec()],
+            Who::Nobody => return Vec::new(),
+        };
+        let inside = |own: &[u8]| match (prefix.starts_with(own), own.starts_with(prefix)) {
+            (true, _) => Some(prefix.to_vec()),
+            (false, true) => Some(own.to_vec()),
+            (false, false) => None,
+        };
+        let mut ranges: Vec<_> = prefixes.iter().filter_map(|own| inside(own)).collect();
+        ranges.sort_unstable();
+        // One that begins like the last kept one is inside of it.
+        ranges.dedup_by(|next, kept| next.starts_with(kept));
+        ranges
+    }
+
+    /// Why the configuration of a write may not create `topic`, if so: only `admin` may give one (W-10),
+    /// and a `dead_letter` is a topic named in a body (A-10(f)). Whether it is created the owner knows.
+    pub fn denies_config(&self, topic: &str, dead_letter: Option<&str>) -> Option<Box<Fault>> {
+        if !self.has(Scopes::ADMIN) {
+            return Some(Box::new(Fault::forbidden_topic(topic)));
+        }
+        dead_letter.and_then(|name| self.needs_topic(name).err()).map(Box::new)
     }
 
     /// Refuses a topic named in a body unless it is permitted; the answer names it (§1.7).

@@ -5,7 +5,10 @@
 
 mod answers;
 
+use crate::auth::{Access, Keys};
+use crate::caps::Hold;
 use crate::fault::Fault;
+use crate::gate;
 use crate::http::cursor;
 use crate::http::json_out::write_u64;
 use crate::http::query;
@@ -43,6 +46,12 @@ pub(crate) trait Sink {
 
 /// What the requests of a core share.
 pub(crate) struct Edge {
+    pub(crate) keys: Keys,
+    /// Probes need a key too.
+    pub(crate) probe_auth: bool,
+    /// Shortest heartbeat that a watch may ask for.
+    #[expect(dead_code, reason = "nothing is watched yet")]
+    pub(crate) heartbeat_ms_min: u64,
     /// Largest body (L-8); 0 refuses every non-empty one.
     pub(crate) max_body_bytes: u64,
     pub(crate) scratch: WriteScratch,
@@ -83,11 +92,22 @@ pub(crate) struct Exchange {
     return_seqs: bool,
     began: Instant,
     gathering: Option<Box<Gathering>>,
+    access: Access,
+    /// Held while the request is in progress, however it ends (L-6).
+    in_flight: Option<Hold>,
 }
 
 impl Exchange {
     pub(crate) fn new(began: Instant) -> Exchange {
-        Exchange { topic: String::new(), omit_body: false, return_seqs: true, began, gathering: None }
+        Exchange {
+            topic: String::new(),
+            omit_body: false,
+            return_seqs: true,
+            began,
+            gathering: None,
+            access: Access::EVERYTHING,
+            in_flight: None,
+        }
     }
 
     /// Everything that is decided before the body is read (T-5, T-16). Returns whether it is read at all.
@@ -100,6 +120,13 @@ impl Exchange {
         service.counters.requests += 1;
         self.omit_body = head.method == Method::Head;
         self.began = edge.started;
+        self.in_flight = None;
+        let (access, counts) = gate::identify(&edge.keys, edge.probe_auth, head)?;
+        if counts {
+            self.in_flight = service.caps.in_flight(&access)?;
+        }
+        gate::permit(&access, head)?;
+        self.access = access;
         let target = match route(head.method, head.path) {
             Routed::To(target) => target,
             Routed::NotFound => return Err(Fault::not_found()),
@@ -116,7 +143,8 @@ impl Exchange {
 
     /// Answers a request that goes no further.
     pub(crate) fn refuse(&mut self, fault: &Fault, sink: &mut impl Sink, service: &mut Service) {
-        service.counters.count_status(fault.status());
+        self.in_flight = None;
+        service.counters.count_fault(fault);
         sink.fault(fault, self.omit_body);
     }
 
@@ -134,7 +162,7 @@ impl Exchange {
         match self.dispatch(caller, head, &target, body, sink, service, edge) {
             Ok(Some(Handled::Now(answer))) => self.answer(answer, sink, service),
             Ok(Some(Handled::Later)) => return Progress::Later,
-            Ok(None) => {}
+            Ok(None) => self.in_flight = None,
             Err(fault) => self.refuse(&fault, sink, service),
         }
         Progress::Done
@@ -162,7 +190,16 @@ impl Exchange {
                 let Edge { scratch, .. } = edge;
                 let write = parse_write(body, scratch).map_err(|error| body_fault(&error))?;
                 let header_key = head.idempotency_key.map(str::as_bytes);
-                write.check_limits(header_key).map_err(|error| body_fault(&error))?;
+                let config = write.config.as_deref();
+                let if_created = config
+                    .and_then(|config| self.access.denies_config(&self.topic, config.dead_letter.as_deref()));
+                if let Err(error) = write.check_limits(header_key) {
+                    let otherwise = body_fault(&error);
+                    let Some(if_created) = if_created else { return Err(otherwise) };
+                    let topic = self.topic.as_str().into();
+                    let op = Op::RefuseAppend { topic, if_created, otherwise: Box::new(otherwise) };
+                    return Ok(Some(service.operate(caller, &self.topic, op)));
+                }
                 self.return_seqs = query::query_bool(head.query, "return_seqs", true);
                 let config = write.config.map(|config| config.normalise());
                 let batch = scratch.batch(body);
@@ -174,7 +211,7 @@ impl Exchange {
                     create: write.create,
                     config: config.as_ref(),
                 };
-                service.append(caller, &self.topic, &request)
+                service.append(caller, &self.topic, &request, if_created)
             }
             Route::Diff(_) => {
                 if !body.is_empty() {
@@ -209,6 +246,9 @@ impl Exchange {
                         parse_config(body).map_err(|error| body_fault(&error))?
                     }
                 };
+                if let Some(name) = &request.dead_letter {
+                    self.access.needs_topic(name)?;
+                }
                 let config = Box::new(request.normalise());
                 service.operate(
                     caller,
@@ -238,7 +278,7 @@ impl Exchange {
                     .map(|name| name.as_bytes().to_vec());
                 let prefix = query::query_str(head.query, "prefix").unwrap_or_default();
                 let op = ListOp {
-                    prefix: prefix.as_bytes().to_vec(),
+                    prefixes: self.access.ranges(prefix.as_bytes()),
                     after,
                     limit: page_size + 1,
                     touch: query::query_bool(head.query, "touch", false),

@@ -34,6 +34,30 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code, in the order of its number.
+    pub const ALL: [Code; 20] = [
+        Code::InvalidRequest,
+        Code::BatchTooLarge,
+        Code::RecordTooLarge,
+        Code::Unauthorized,
+        Code::Forbidden,
+        Code::TopicNotFound,
+        Code::RouterNotFound,
+        Code::NotFound,
+        Code::MethodNotAllowed,
+        Code::NotAcceptable,
+        Code::RouterCycle,
+        Code::TopicExistsIncompatible,
+        Code::TopicNotEmpty,
+        Code::NotAQueue,
+        Code::PayloadTooLarge,
+        Code::UnsupportedMediaType,
+        Code::TopicFull,
+        Code::Throttled,
+        Code::Internal,
+        Code::NotReady,
+    ];
+
     /// Status and spelling of a code: the table of §1.7.
     const fn row(self) -> (u16, &'static str) {
         match self {
@@ -450,6 +474,13 @@ impl Members<'_> {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn codes_are_counted_by_their_number() {
+        for (number, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, number, "{}", code.name());
+        }
+    }
 
     #[test]
     fn every_code_has_its_status_and_the_shape_of_its_detail() {

@@ -9,6 +9,7 @@ pub mod caps;
 mod conn;
 mod exchange;
 pub mod fault;
+mod gate;
 mod handlers;
 pub mod http;
 pub mod json;

@@ -12,6 +12,13 @@ use std::os::fd::OwnedFd;
 /// An operation for the owner of a topic, owning everything it needs.
 pub(crate) enum Op {
     Append(Box<AppendOp>),
+    /// An append that is refused for one reason or, before that, another: W-10 comes first, and only the
+    /// owner knows whether it applies.
+    RefuseAppend {
+        topic: Box<str>,
+        if_created: Box<Fault>,
+        otherwise: Box<Fault>,
+    },
     Diff(Box<DiffOp>),
     Delete(Box<DeleteOp>),
     PutTopic {
@@ -42,6 +49,8 @@ pub(crate) struct AppendOp {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) create: Option<bool>,
     pub(crate) config: Option<Box<TopicConfig>>,
+    /// The answer if it would create the topic: its configuration is not permitted to who asks (W-10).
+    pub(crate) if_created: Option<Box<Fault>>,
 }
 
 pub(crate) struct DiffOp {
@@ -58,7 +67,8 @@ pub(crate) struct DeleteOp {
 
 #[derive(Clone)]
 pub(crate) struct ListOp {
-    pub(crate) prefix: Vec<u8>,
+    /// Ascending, none inside another.
+    pub(crate) prefixes: Vec<Vec<u8>>,
     pub(crate) after: Option<Vec<u8>>,
     pub(crate) limit: usize,
     pub(crate) touch: bool,

@@ -1,6 +1,7 @@
 //! Counters per core, and what `/v0/metrics` and `/v0/ready` make of them (§11). Each core counts for
 //! itself; a request for metrics asks every core for a report and adds them up.
 
+use crate::fault::{Code, Fault};
 use crate::handlers::topics::class_name;
 use crate::http::json_out::{write_f64, write_str, write_u64};
 use crate::mesh;
@@ -25,9 +26,16 @@ pub(crate) struct CoreCounters {
     pub(crate) connections: u64,
     pub(crate) polls: u64,
     answered: [u64; STATUSES.len()],
+    refused: [u64; Code::ALL.len()],
 }
 
 impl CoreCounters {
+    /// A refusal was written.
+    pub(crate) fn count_fault(&mut self, fault: &Fault) {
+        self.count_status(fault.status());
+        self.refused[fault.code() as usize] += 1;
+    }
+
     /// An answer of this status was written.
     pub(crate) fn count_status(&mut self, status: u16) {
         if let Some(at) = STATUSES.iter().position(|other| *other == status) {
@@ -327,6 +335,16 @@ fn render_own(text: &mut Text<'_>, reports: &[ShardReport]) {
         let total = sum(reports, |report| report.counters.answered[at]);
         if total > 0 {
             text.line("runelog_responses_total", &[("status", &status.to_string())], total);
+        }
+    }
+    text.head("runelog_refused_total", "counter", "Refused requests by code.");
+    for report in reports {
+        let core = report.shard.to_string();
+        for code in Code::ALL {
+            let count = report.counters.refused[code as usize];
+            if count > 0 {
+                text.line("runelog_refused_total", &[("core", &core), ("code", code.name())], count);
+            }
         }
     }
     text.head("runelog_commit_batch_bytes", "gauge", "Mean bytes of a group commit.");

@@ -5,6 +5,8 @@
 //! shard on its own core → clear the pool → listen → port file. Nothing is served before every shard has
 //! recovered (I-91).
 
+use crate::auth::Keys;
+use crate::caps::{CapSettings, Caps};
 use crate::mesh::{self, Mesh};
 use crate::message::Message;
 use crate::service::Service;
@@ -66,6 +68,14 @@ pub struct Options {
     pub max_total_bytes: u64,
     /// Largest request body.
     pub max_body_bytes: u64,
+    /// Who may ask; none: everyone.
+    pub keys: Keys,
+    /// Whether health and readiness need a key too.
+    pub probe_auth: bool,
+    /// Caps on what the cores hold together.
+    pub caps: CapSettings,
+    /// Shortest heartbeat that a watch may ask for.
+    pub heartbeat_ms_min: u64,
     /// Per core: memory for records that are not sealed yet.
     pub hot_bytes: u64,
     /// Per core: memory for sealed blocks.
@@ -125,6 +135,7 @@ pub fn run(options: Options) -> Result<(), ServerError> {
 
     let (layout, mut disk) = open(&options)?;
     let stop = Arc::new(Stop::default());
+    let caps = Arc::new(Caps::new(&options.caps, options.keys.count()));
     let quota = Arc::new(Quota::new(options.max_topics, options.max_total_bytes));
     let meshes =
         mesh::connect::<Message>(usize::from(layout.shards)).map_err(|error| failed("mesh", error))?;
@@ -138,6 +149,10 @@ pub fn run(options: Options) -> Result<(), ServerError> {
             settings: shard_settings(&options, &layout, core as u16),
             data_dir: data_dir.clone(),
             max_body_bytes: options.max_body_bytes,
+            keys: options.keys.clone(),
+            probe_auth: options.probe_auth,
+            caps: caps.clone(),
+            heartbeat_ms_min: options.heartbeat_ms_min,
             quota: quota.clone(),
             stop: stop.clone(),
             origin,
@@ -293,6 +308,10 @@ struct CoreStart {
     settings: ShardSettings,
     data_dir: PathBuf,
     max_body_bytes: u64,
+    keys: Keys,
+    probe_auth: bool,
+    heartbeat_ms_min: u64,
+    caps: Arc<Caps>,
     quota: Arc<Quota>,
     stop: Arc<Stop>,
     origin: Instant,
@@ -350,7 +369,7 @@ impl CoreStart {
             features: disk.features().to_string(),
             took: began.elapsed(),
         };
-        let service = Service::new(self.core, shard, self.mesh, steady_ms);
+        let service = Service::new(self.core, shard, self.mesh, self.caps, steady_ms);
         let worker = Worker {
             ring,
             disk,
@@ -359,6 +378,9 @@ impl CoreStart {
             stop: self.stop,
             listeners: Vec::new(),
             max_body_bytes: self.max_body_bytes,
+            keys: self.keys,
+            probe_auth: self.probe_auth,
+            heartbeat_ms_min: self.heartbeat_ms_min,
             origin: self.origin,
         };
         Ok((worker, recovered, self.go))

@@ -9,6 +9,7 @@
 mod run;
 mod tasks;
 
+use crate::caps::Caps;
 use crate::fault::Fault;
 use crate::handlers::{diff, fault_of};
 use crate::json::control::DiffRequest;
@@ -25,6 +26,7 @@ use runelog_engine::index::Wanted;
 use runelog_engine::shard::{AppendRequest, LoadId, ReadOutcome, Shard, TopicRef, owner_of};
 use runelog_engine::wal::Wait;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 use tasks::Tasks;
 
@@ -86,6 +88,8 @@ pub(crate) struct Service {
     pub(crate) shard: Shard,
     pub(crate) mesh: Mesh<Message>,
     pub(crate) counters: CoreCounters,
+    /// What all cores hold together.
+    pub(crate) caps: Arc<Caps>,
     directory: u64,
     cores: u16,
     /// Wall clock of this turn.
@@ -125,7 +129,13 @@ pub(crate) enum Handled {
 }
 
 impl Service {
-    pub(crate) fn new(core: usize, shard: Shard, mesh: Mesh<Message>, steady_ms: u64) -> Service {
+    pub(crate) fn new(
+        core: usize,
+        shard: Shard,
+        mesh: Mesh<Message>,
+        caps: Arc<Caps>,
+        steady_ms: u64,
+    ) -> Service {
         let settings = shard.settings();
         Service {
             core,
@@ -134,6 +144,7 @@ impl Service {
             shard,
             mesh,
             counters: CoreCounters::default(),
+            caps,
             now: 0,
             steady_ms,
             held: VecDeque::new(),
@@ -166,11 +177,19 @@ impl Service {
 
     /// Runs an append on behalf of a local connection, here or at its owner. The batch is borrowed:
     /// on the usual path nothing is copied but the records into the log.
-    pub(crate) fn append(&mut self, caller: Caller, topic: &str, request: &AppendRequest<'_>) -> Handled {
+    /// `if_created` refuses it where it would create the topic.
+    pub(crate) fn append(
+        &mut self,
+        caller: Caller,
+        topic: &str,
+        request: &AppendRequest<'_>,
+        if_created: Option<Box<Fault>>,
+    ) -> Handled {
         let owner = self.owner(topic);
-        if owner != self.core {
-            let op = Op::Append(self.carry(topic, request));
-            return self.forward(caller, owner, op);
+        if owner != self.core || if_created.is_some() {
+            let mut op = self.carry(topic, request);
+            op.if_created = if_created;
+            return self.operate(caller, topic, Op::Append(op));
         }
         let since = Instant::now();
         let origin = Origin { core: self.core, caller };
@@ -208,6 +227,7 @@ impl Service {
         op.key = request.key.map(<[u8]>::to_vec);
         op.create = request.create;
         op.config = request.config.map(|config| Box::new(config.clone()));
+        op.if_created = None;
         op
     }
 

@@ -8,6 +8,7 @@
 //! round, which is the rule for a task that works in long turns; yielding every 10 ms was seen to stop a
 //! core for good. A second task on these executors needs another way to get its turns.
 
+use crate::auth::Keys;
 use crate::conn::{Conn, INPUT_PAUSE_BYTES, Next, Shared};
 use crate::exchange::Edge;
 use crate::http::response::DateCache;
@@ -53,6 +54,9 @@ pub(crate) struct Worker {
     /// Listening sockets, on the core that accepts.
     pub(crate) listeners: Vec<OwnedFd>,
     pub(crate) max_body_bytes: u64,
+    pub(crate) keys: Keys,
+    pub(crate) probe_auth: bool,
+    pub(crate) heartbeat_ms_min: u64,
     pub(crate) origin: Instant,
 }
 
@@ -85,6 +89,9 @@ impl Worker {
             shared: Shared {
                 edge: Edge {
                     max_body_bytes: self.max_body_bytes,
+                    keys: std::mem::take(&mut self.keys),
+                    probe_auth: self.probe_auth,
+                    heartbeat_ms_min: self.heartbeat_ms_min,
                     scratch: Default::default(),
                     steady_ms: 0,
                     started: Instant::now(),

@@ -52,7 +52,7 @@ Examples:
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(args) => match prepare(&args) {
+        Command::Serve(args) => match prepare(args) {
             Ok(Some(settings)) => serve::serve(settings),
             Ok(None) => ExitCode::SUCCESS,
             Err(refusal) => {
@@ -67,8 +67,13 @@ fn main() -> ExitCode {
 }
 
 /// Settles the settings and starts the log; `None` after a `--check`.
-fn prepare(args: &ServeArgs) -> Result<Option<Settings>, Refusal> {
-    let resolved = args.resolve(&resolve::process_env())?;
+fn prepare(mut args: ServeArgs) -> Result<Option<Settings>, Refusal> {
+    // SAFETY: the process has started no thread yet.
+    let env = unsafe { resolve::take_process_env() };
+    let resolved = args.resolve(&env);
+    resolve::wipe(env);
+    args.wipe();
+    let resolved = resolved?;
     let settings = resolved.settings();
     if args.check {
         for warning in &resolved.warnings {

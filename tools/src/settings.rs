@@ -15,6 +15,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use runelog_engine::limits::{CHUNK_BYTES, COMMITS_IN_FLIGHT_MAX, SHARDS_MAX};
+use runelog_net::auth::Keys;
+use runelog_net::caps::CapSettings;
 
 /// Request bodies are at most this long whatever is asked for: spans into a body have 31 bits.
 pub(crate) const BODY_BYTES_MAX: u64 = 1 << 30;
@@ -35,6 +37,8 @@ pub(crate) enum Kind {
     Switch,
     /// A filter for log lines as `tracing` reads it.
     Filter,
+    /// API keys. Never shown; malformed ones refuse the start wherever they come from (SU-2).
+    Keys,
     /// A TCP port.
     Port,
     /// A whole number inside bounds.
@@ -100,7 +104,7 @@ pub(crate) static TABLE: &[Setting] = &[
         "127.0.0.1",
         "Address to listen on; with a ':' in it, host:port, and port is ignored",
         "IPv6 needs brackets and a port: [::1]:4000. An address that is not loopback needs \
-         allow_insecure_no_auth, because this build has no API keys.",
+         api_keys, or allow_insecure_no_auth.",
     ),
     row("port", "RUNELOG_PORT", Kind::Port, "4000", "Port to listen on; 0 lets the system choose", ""),
     row(
@@ -128,12 +132,70 @@ pub(crate) static TABLE: &[Setting] = &[
         "Everyone who reaches the port may then read, write and delete everything.",
     ),
     row(
+        "api_keys",
+        "RUNELOG_API_KEYS",
+        Kind::Keys,
+        "",
+        "Keys as secret[:scopes[:prefixes]], commas between them; empty = everyone may do everything",
+        "Scopes: read, write, delete, admin, joined by +, or none for all. Prefixes of topic and router \
+         names, joined by |, or none for any. Requests then need `Authorization: Bearer <secret>`. As a \
+         flag, everyone on this machine can read it.",
+    ),
+    row(
+        "probe_auth",
+        "RUNELOG_PROBE_AUTH",
+        Kind::Switch,
+        "false",
+        "Ask for a key on /v0/health and /v0/ready too",
+        "Any key does. Without api_keys it has no effect.",
+    ),
+    row(
         "max_topics",
         "RUNELOG_MAX_TOPICS",
         number(0, u64::MAX),
         "100000",
         "Topics at most; 0 = unlimited",
         "Creating one more is answered 429. Existing topics stay usable and configurable.",
+    ),
+    row(
+        "max_routers",
+        "RUNELOG_MAX_ROUTERS",
+        number(0, u64::MAX),
+        "10000",
+        "Routers at most; 0 = unlimited",
+        "Creating one more is answered 429. Existing routers stay usable and configurable.",
+    ),
+    row(
+        "max_watch_sessions",
+        "RUNELOG_MAX_WATCH_SESSIONS",
+        number(0, u64::MAX),
+        "10000",
+        "Watch sessions at most; 0 = unlimited",
+        "Creating one more is answered 429; one that nobody used for five minutes makes room.",
+    ),
+    row(
+        "max_sse_connections",
+        "RUNELOG_MAX_SSE_CONNECTIONS",
+        number(0, u64::MAX),
+        "10000",
+        "Open event streams and WebSockets at most; 0 = unlimited",
+        "Opening one more is answered 429.",
+    ),
+    row(
+        "max_sse_connections_per_key",
+        "RUNELOG_MAX_SSE_CONNECTIONS_PER_KEY",
+        number(0, u64::MAX),
+        "1000",
+        "The same of one API key; 0 = unlimited",
+        "",
+    ),
+    row(
+        "max_inflight_per_key",
+        "RUNELOG_MAX_INFLIGHT_PER_KEY",
+        number(0, u64::MAX),
+        "1000",
+        "Requests of one API key in progress at most; 0 = unlimited",
+        "One more is answered 429. Open streams and WebSockets do not count.",
     ),
     row(
         "max_total_bytes",
@@ -226,6 +288,14 @@ pub(crate) static TABLE: &[Setting] = &[
         "1 to 4. More make smaller groups; two measured best under load.",
     ),
     row(
+        "test_min_heartbeat_ms",
+        "RUNELOG_TEST_MIN_HEARTBEAT_MS",
+        number(1, 1000),
+        "1000",
+        "For tests: the shortest heartbeat_ms that a watch may ask for",
+        "",
+    ),
+    row(
         "log",
         "RUST_LOG",
         Kind::Filter,
@@ -236,18 +306,10 @@ pub(crate) static TABLE: &[Setting] = &[
 ];
 
 /// Variables of features that this build does not have, and what they would be for.
-/// `RUNELOG_API_KEYS` is not among them: to ignore it would be unsafe, so it refuses the start.
 pub(crate) static ABSENT: &[(&str, &str)] = &[
     ("RUNELOG_COLD_DIR", "a cold tier"),
-    ("RUNELOG_PROBE_AUTH", "authentication"),
-    ("RUNELOG_MAX_ROUTERS", "routers"),
-    ("RUNELOG_MAX_WATCH_SESSIONS", "watch sessions"),
-    ("RUNELOG_MAX_SSE_CONNECTIONS", "event streams"),
-    ("RUNELOG_MAX_SSE_CONNECTIONS_PER_KEY", "event streams"),
-    ("RUNELOG_MAX_INFLIGHT_PER_KEY", "authentication"),
     ("RUNELOG_HOT_RETAIN_SEGMENTS", "a cold tier"),
     ("RUNELOG_HOT_RETAIN_BYTES", "a cold tier"),
-    ("RUNELOG_TEST_MIN_HEARTBEAT_MS", "event streams"),
 ];
 
 /// All that a start needs to know: valid, resolved, nothing left to default.
@@ -264,8 +326,16 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     /// Whether listening beyond loopback is permitted.
     pub(crate) allow_insecure_no_auth: bool,
+    /// Who may ask; none: everyone.
+    pub(crate) keys: Keys,
+    /// Whether probes need a key.
+    pub(crate) probe_auth: bool,
     /// Topics at most; 0 = unlimited.
     pub(crate) max_topics: u64,
+    /// What the cores hold together besides topics and bytes.
+    pub(crate) caps: CapSettings,
+    /// Shortest heartbeat that a watch may ask for.
+    pub(crate) heartbeat_ms_min: u64,
     /// Retained bytes at most; 0 = unlimited.
     pub(crate) max_total_bytes: u64,
     /// Body bytes at most; 0 = none but the empty body. Never above [`BODY_BYTES_MAX`].

@@ -39,7 +39,6 @@ fn entries_give_scopes_and_prefixes() {
         for name in others {
             assert!(!access.permits(name.as_bytes()), "{rule}: {keys} {name:?}");
         }
-        assert_eq!(access.is_unrestricted(), others.is_empty(), "{rule}: {keys}");
     }
 }
 
@@ -136,6 +135,52 @@ fn access_is_refused_with_what_is_missing() {
     }
     assert!(access.needs_topic("ab").is_ok(), "A-10");
     assert_eq!(access.needs_topic("b"), Err(Fault::forbidden_topic("b")), "A-10");
+}
+
+#[test]
+fn a_list_walks_the_permitted_ranges() {
+    for (keys, prefix, ranges) in [
+        ("s", "", &[""][..]),
+        ("s", "a", &["a"]),
+        ("s::b|a", "", &["a", "b"]),
+        ("s::b|a", "a", &["a"]),
+        ("s::b|a", "ax", &["ax"]),
+        ("s::b|a", "c", &[]),
+        ("s::ab|a|abc|b", "", &["a", "b"]),
+        ("s::ab|ac|a.", "a", &["a.", "ab", "ac"]),
+        ("s::ab|abc", "abcd", &["abcd"]),
+    ] {
+        let access = access(keys, "Bearer s").expect(keys);
+        let found = access.ranges(prefix.as_bytes());
+        assert_eq!(
+            found,
+            ranges.iter().map(|range| range.as_bytes()).collect::<Vec<_>>(),
+            "TL-4 {keys} {prefix}"
+        );
+    }
+}
+
+#[test]
+fn a_configuration_is_denied_without_admin_or_outside_the_prefixes() {
+    for (keys, dead_letter, named) in [
+        ("s:w", None, Some("t")),
+        ("s:w", Some("x"), Some("t")),
+        ("s:a", Some("x"), None),
+        ("s::t", Some("x"), Some("x")),
+        ("s::t", Some("t2"), None),
+        ("s::t", None, None),
+    ] {
+        let access = access(keys, "Bearer s").expect(keys);
+        let denied = access.denies_config("t", dead_letter);
+        assert_eq!(denied.as_deref(), named.map(Fault::forbidden_topic).as_ref(), "W-10 A-10(f) {keys}");
+    }
+}
+
+#[test]
+fn nobody_may_do_nothing() {
+    let nobody = Access::NOTHING;
+    assert!(nobody.needs(Scopes::READ).is_err() && !nobody.permits(b"x"), "A-11");
+    assert!(nobody.ranges(b"").is_empty() && nobody.key().is_none(), "A-11");
 }
 
 #[test]

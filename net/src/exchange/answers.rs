@@ -37,6 +37,7 @@ impl Exchange {
         match gathering.refused {
             Some(fault) => self.refuse(&fault, sink, service),
             None => {
+                self.in_flight = None;
                 self.write_parts(gathering.parts, sink, edge.steady_ms);
                 service.counters.count_status(200);
             }
@@ -46,6 +47,7 @@ impl Exchange {
 
     /// Writes the one answer to the request.
     pub(super) fn answer(&mut self, answer: Answer, sink: &mut impl Sink, service: &mut Service) {
+        self.in_flight = None;
         match answer {
             Answer::Append(answer, carrier) => {
                 let status = if answer.created { 201 } else { 200 };

@@ -16,6 +16,11 @@ impl Service {
         let now = self.now;
         match op {
             Op::Append(op) => self.run_append(op),
+            Op::RefuseAppend { topic, if_created, otherwise } => {
+                let (found, wait) = self.shard.find(topic.as_bytes());
+                let fault = if found.is_none() { if_created } else { otherwise };
+                Ran::Answer(Answer::Fault(fault, None), wait)
+            }
             Op::Diff(op) => self.run_diff(op),
             Op::Delete(op) => self.run_delete(op),
             Op::PutTopic { topic, config } => {
@@ -50,15 +55,20 @@ impl Service {
             Op::List(op) => {
                 let mut entries = Vec::new();
                 let after = op.after.as_deref();
-                let result = self.shard.list(&op.prefix, after, op.limit, op.touch, now, |view| {
-                    let mut json = Vec::with_capacity(160);
-                    topics::render_entry(&mut json, &view, now);
-                    entries.push(ListEntry { name: view.name.into(), json });
-                });
-                match result {
-                    Ok(wait) => Ran::Answer(Answer::ListPart(entries), wait),
-                    Err(no) => refused(no, "", || Op::List(op)),
+                let mut wait = Wait::default();
+                for prefix in &op.prefixes {
+                    let limit = op.limit - entries.len();
+                    let result = self.shard.list(prefix, after, limit, op.touch, now, |view| {
+                        let mut json = Vec::with_capacity(160);
+                        topics::render_entry(&mut json, &view, now);
+                        entries.push(ListEntry { name: view.name.into(), json });
+                    });
+                    match result {
+                        Ok(listed) => wait = wait.max(listed),
+                        Err(no) => return refused(no, "", || Op::List(op)),
+                    }
                 }
+                Ran::Answer(Answer::ListPart(entries), wait)
             }
             Op::Report => {
                 let report = ShardReport::take(&mut self.shard, &self.counters, self.mesh.counters());
@@ -67,7 +77,13 @@ impl Service {
         }
     }
 
-    fn run_append(&mut self, op: Box<AppendOp>) -> Ran {
+    fn run_append(&mut self, mut op: Box<AppendOp>) -> Ran {
+        if op.if_created.is_some()
+            && let (None, wait) = self.shard.find(op.topic.as_bytes())
+        {
+            let fault = op.if_created.take().expect("just seen");
+            return Ran::Answer(Answer::Fault(fault, Some(op)), wait);
+        }
         let since = Instant::now();
         let request = AppendRequest {
             topic: op.topic.as_bytes(),

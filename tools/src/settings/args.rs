@@ -24,7 +24,16 @@ impl ServeArgs {
         let Some(path) = &self.config else { return resolve::resolve(&self.flags, env, None) };
         let text = std::fs::read_to_string(path)
             .map_err(|error| Refusal(format!("cannot read {}: {error}", path.display())))?;
+        // It may hold keys.
+        let text = zeroize::Zeroizing::new(text);
         resolve::resolve(&self.flags, env, Some((path, &text)))
+    }
+}
+
+impl ServeArgs {
+    /// Overwrites what the flags said, which may be keys.
+    pub(crate) fn wipe(&mut self) {
+        self.flags.iter_mut().for_each(|(_, said)| zeroize::Zeroize::zeroize(said));
     }
 }
 
@@ -92,6 +101,7 @@ fn argument(setting: &'static Setting) -> Arg {
         Kind::Path => argument.value_name("PATH"),
         Kind::Port => argument.value_name("PORT"),
         Kind::Text => argument.value_name("TEXT"),
+        Kind::Keys => argument.value_name("KEYS"),
         Kind::Filter => argument.value_name("FILTER"),
         Kind::Number { .. } => argument.value_name("N"),
     }

@@ -9,8 +9,9 @@ pub(crate) fn bind_text(host: &str, port: u64) -> String {
     if host.contains(':') { host.to_string() } else { format!("{host}:{port}") }
 }
 
-/// The addresses to bind, if they may be bound.
-pub(crate) fn addresses(bind: &str, allow_insecure: bool) -> Result<Vec<SocketAddr>, Refusal> {
+/// The addresses to bind, if they may be bound: `guarded` where a key is needed, or where none is and
+/// that is wanted.
+pub(crate) fn addresses(bind: &str, guarded: bool) -> Result<Vec<SocketAddr>, Refusal> {
     let resolved: Result<Vec<SocketAddr>, String> = match bind.to_socket_addrs() {
         Ok(found) => Some(found.collect::<Vec<_>>())
             .filter(|found| !found.is_empty())
@@ -20,15 +21,15 @@ pub(crate) fn addresses(bind: &str, allow_insecure: bool) -> Result<Vec<SocketAd
     // What cannot be resolved now may resolve to anything later, so it counts as not loopback.
     let loopback_only =
         resolved.as_ref().is_ok_and(|found| found.iter().all(|address| address.ip().is_loopback()));
-    if !loopback_only && !allow_insecure {
+    if !loopback_only && !guarded {
         let why = match &resolved {
             Ok(_) => "is not loopback only".to_string(),
             Err(error) => format!("cannot be resolved ({error}) and so counts as not loopback"),
         };
         return Err(Refusal(format!(
             "the address {bind} {why}, and without API keys everyone who reaches it may read, write and \
-             delete everything; listen on 127.0.0.1, or set allow_insecure_no_auth \
-             (RUNELOG_ALLOW_INSECURE_NO_AUTH=1) if that is what you want"
+             delete everything; listen on 127.0.0.1, set api_keys (RUNELOG_API_KEYS), or set \
+             allow_insecure_no_auth (RUNELOG_ALLOW_INSECURE_NO_AUTH=1) if that is what you want"
         )));
     }
     resolved.map_err(|error| Refusal(format!("cannot listen on {bind}: {error}")))

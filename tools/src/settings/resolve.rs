@@ -7,6 +7,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use runelog_net::auth::Keys;
+use runelog_net::caps::CapSettings;
+use zeroize::{Zeroize, Zeroizing};
+
 use super::{ABSENT, Kind, Refusal, Setting, Settings, TABLE, bind, cpus};
 
 /// A value of some [`Kind`].
@@ -18,6 +22,8 @@ pub(crate) enum Value {
     Number(u64),
     /// Of `Switch`.
     Switch(bool),
+    /// Of `Keys`: no secret is kept.
+    Keys(Keys),
 }
 
 /// Where a value came from.
@@ -36,12 +42,38 @@ pub(crate) enum Origin {
 /// The environment as far as it concerns Runelog.
 pub(crate) type Env = BTreeMap<String, OsString>;
 
-/// The variables of this process that may concern Runelog.
-pub(crate) fn process_env() -> Env {
-    std::env::vars_os()
+/// The variable that holds secrets.
+const KEYS: &std::ffi::CStr = c"RUNELOG_API_KEYS";
+
+/// Takes the variables of this process that may concern Runelog. The keys leave the process's own
+/// environment with this, which other processes of the user could read, and children would inherit (A-3).
+///
+/// # Safety
+///
+/// No other thread may exist yet: there is no lock around the environment.
+pub(crate) unsafe fn take_process_env() -> Env {
+    let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
         .filter(|(name, _)| name.starts_with("RUNELOG_") || name == "RUST_LOG")
-        .collect()
+        .collect();
+    // SAFETY: nobody else reads or writes the environment (see above). `getenv` gives a string inside it
+    // that ends with a zero and may be written to its end; removing it alone would leave its bytes there.
+    unsafe {
+        let mut at = libc::getenv(KEYS.as_ptr());
+        while !at.is_null() && *at != 0 {
+            at.write_volatile(b'.' as libc::c_char);
+            at = at.add(1);
+        }
+        std::env::remove_var(KEYS.to_str().expect("ASCII"));
+    }
+    env
+}
+
+/// Overwrites what is secret of a taken environment.
+pub(crate) fn wipe(mut env: Env) {
+    if let Some(keys) = env.remove(KEYS.to_str().expect("ASCII")) {
+        keys.into_encoded_bytes().zeroize();
+    }
 }
 
 /// One value for each row of the table, in its order.
@@ -60,7 +92,6 @@ pub(crate) fn resolve(
     file: Option<(&Path, &str)>,
 ) -> Result<Resolved, Refusal> {
     let mut warnings = Vec::new();
-    refuse_keys(env)?;
     warn_of_strangers(env, &mut warnings);
     let file = file.map(|(path, text)| parse_file(path, text)).transpose()?.unwrap_or_default();
     let mut effective = Vec::with_capacity(TABLE.len());
@@ -69,8 +100,10 @@ pub(crate) fn resolve(
         let from_env = env_value(setting, env, &mut warnings)?;
         let flag = flags.iter().rfind(|(name, _)| *name == setting.name);
         let (value, origin) = if let Some((_, text)) = flag {
-            let value = parse_strict(setting, text)
-                .map_err(|why| Refusal(format!("--{} {text:?}: {why}", setting.flag())))?;
+            let value = parse_strict(setting, text).map_err(|why| match setting.kind {
+                Kind::Keys => Refusal(format!("--{}: {why}", setting.flag())),
+                _ => Refusal(format!("--{} {text:?}: {why}", setting.flag())),
+            })?;
             (value, Origin::Flag)
         } else if let Some((value, variable)) = from_env {
             (value, Origin::Env(variable))
@@ -89,27 +122,13 @@ pub(crate) fn default_of(setting: &Setting) -> Value {
     parse_strict(setting, setting.default).expect("a test parses every default")
 }
 
-/// To run open although keys were asked for would be unsafe.
-fn refuse_keys(env: &Env) -> Result<(), Refusal> {
-    let Some(keys) = env.get("RUNELOG_API_KEYS") else { return Ok(()) };
-    let named = keys.to_string_lossy().split(',').any(|entry| !entry.trim().is_empty());
-    if !named {
-        return Ok(());
-    }
-    Err(Refusal(
-        "RUNELOG_API_KEYS is set, but this build has no authentication: it would serve everyone, so it does \
-         not start; unset the variable to run without keys"
-            .into(),
-    ))
-}
-
 fn warn_of_strangers(env: &Env, warnings: &mut Vec<String>) {
     for (name, value) in env {
         if let Some((_, feature)) = ABSENT.iter().find(|(absent, _)| absent == name) {
             if !value.is_empty() {
                 warnings.push(format!("{name} has no effect: this build does not have {feature}"));
             }
-        } else if name != "RUNELOG_API_KEYS" && !variables().any(|known| known == name) {
+        } else if !variables().any(|known| known == name) {
             let nearest = nearest(name, variables());
             warnings.push(format!("{name} is not a setting; the nearest one is {nearest}"));
         }
@@ -123,20 +142,31 @@ fn variables() -> impl Iterator<Item = &'static str> {
 /// A file is a flat TOML table of names.
 fn parse_file(path: &Path, text: &str) -> Result<BTreeMap<&'static str, Value>, Refusal> {
     let shown = path.display();
-    let table: toml::Table =
-        text.parse().map_err(|error| Refusal(format!("{shown} is not TOML: {error}")))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        // Not its `Display`, which shows the line: that may hold keys.
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        Refusal(format!("{shown}, line {line}, is not TOML: {}", error.message()))
+    })?;
     let mut values = BTreeMap::new();
-    for (key, found) in &table {
+    for (key, found) in table {
         let Some(setting) = TABLE.iter().find(|setting| setting.name == key) else {
-            let nearest = nearest(key, TABLE.iter().map(|setting| setting.name));
+            let nearest = nearest(&key, TABLE.iter().map(|setting| setting.name));
             let message = format!("{shown}: unknown key `{key}`; the nearest setting is `{nearest}`");
             return Err(Refusal(message));
         };
-        let value =
-            parse_toml(setting, found).map_err(|why| Refusal(format!("{shown}: {key} = {found}: {why}")))?;
-        values.insert(setting.name, value);
+        let value = match (setting.kind, found) {
+            (Kind::Keys, found) => keys_of_file(setting, found).map_err(|why| format!("{key}: {why}")),
+            (_, found) => parse_toml(setting, &found).map_err(|why| format!("{key} = {found}: {why}")),
+        };
+        values.insert(setting.name, value.map_err(|why| Refusal(format!("{shown}: {why}")))?);
     }
     Ok(values)
+}
+
+/// The keys of a file, whose text goes (A-3).
+fn keys_of_file(setting: &Setting, found: toml::Value) -> Result<Value, String> {
+    let toml::Value::String(text) = found else { return Err(format!("must be {}", wanted(setting.kind))) };
+    parse_strict(setting, &Zeroizing::new(text))
 }
 
 fn parse_toml(setting: &Setting, found: &toml::Value) -> Result<Value, String> {
@@ -157,6 +187,7 @@ fn wanted(kind: Kind) -> String {
         Kind::Path => "a path in quotes".into(),
         Kind::Switch => "true or false".into(),
         Kind::Filter => "a log filter such as \"info\"".into(),
+        Kind::Keys => "keys in quotes".into(),
         Kind::Port => "a port from 0 to 65535".into(),
         Kind::Number { min, max, multiple_of, .. } => {
             let bounds = if max == u64::MAX { format!("{min} or more") } else { format!("{min} to {max}") };
@@ -181,6 +212,7 @@ fn parse_strict(setting: &Setting, text: &str) -> Result<Value, String> {
             Ok(_) => Ok(Value::Text(text.into())),
             Err(error) => Err(format!("{}: {error}", no())),
         },
+        Kind::Keys => Keys::parse(text).map(Value::Keys).map_err(|error| error.to_string()),
         Kind::Switch => text.parse().map(Value::Switch).map_err(|_| no()),
         Kind::Port => text.parse::<u16>().map(|port| Value::Number(port.into())).map_err(|_| no()),
         Kind::Number { min, max, multiple_of, .. } => match text.parse::<u64>() {
@@ -202,13 +234,18 @@ fn env_value(
     for name in names {
         let Some(found) = env.get(name).filter(|found| !found.is_empty()) else { continue };
         let Some(text) = found.to_str() else {
-            if matches!(setting.kind, Kind::Path) {
-                // The default would open another directory than the one that was meant.
+            if matches!(setting.kind, Kind::Path | Kind::Keys) {
+                // The default would open another directory than the one that was meant, or to everyone.
                 return Err(Refusal(format!("{name} is not UTF-8")));
             }
             warnings.push(format!("{name} is not UTF-8 and is ignored"));
             return Ok(None);
         };
+        if setting.kind == Kind::Keys {
+            // As if unset would serve everyone.
+            let keys = Keys::parse(text).map_err(|error| Refusal(format!("{name}: {error}")))?;
+            return Ok(Some((Value::Keys(keys), name)));
+        }
         let (value, warning) = parse_env(setting, text);
         warnings.extend(warning.map(|what| format!("{name}={text:?} {what}")));
         return Ok(value.map(|value| (value, name)));
@@ -234,6 +271,7 @@ fn parse_env(setting: &Setting, text: &str) -> (Option<Value>, Option<String>) {
             });
             (Some(Value::Number(inside)), warning)
         }
+        Kind::Keys => unreachable!("its caller reads keys"),
         // A path is taken as it is: white space may be part of it.
         Kind::Path if trimmed.is_empty() => (None, None),
         Kind::Path => (Some(Value::Text(text.into())), None),
@@ -251,13 +289,24 @@ impl Resolved {
         let cpus = cpus::allowed();
         let bind = bind::bind_text(self.text("host"), self.number("port"));
         let allow_insecure_no_auth = self.switch("allow_insecure_no_auth");
+        let Value::Keys(keys) = self.value("api_keys") else { panic!("api_keys are keys") };
         Ok(Settings {
-            addresses: bind::addresses(&bind, allow_insecure_no_auth)?,
+            addresses: bind::addresses(&bind, keys.is_on() || allow_insecure_no_auth)?,
             bind,
             port_file: Some(self.text("port_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
             data_dir: PathBuf::from(self.text("data_dir")),
             allow_insecure_no_auth,
+            keys: keys.clone(),
+            probe_auth: self.switch("probe_auth"),
             max_topics: self.number("max_topics"),
+            caps: CapSettings {
+                max_routers: self.number("max_routers"),
+                max_watch_sessions: self.number("max_watch_sessions"),
+                max_streams: self.number("max_sse_connections"),
+                max_streams_per_key: self.number("max_sse_connections_per_key"),
+                max_in_flight_per_key: self.number("max_inflight_per_key"),
+            },
+            heartbeat_ms_min: self.number("test_min_heartbeat_ms"),
             max_total_bytes: self.number("max_total_bytes"),
             max_body_bytes: self.number("max_body_bytes") as usize,
             shards: self.shards(&cpus),

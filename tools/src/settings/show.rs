@@ -22,10 +22,18 @@ pub(crate) fn check(resolved: &Resolved) -> String {
             ("shards", Value::Number(0)) => format!(", {} here", resolved.shards(&cpus::allowed())),
             _ => String::new(),
         };
-        let line = format!("{} = {}", setting.name, toml_text(value));
+        let line = match value {
+            // Not as a setting: the line must not be taken for the keys.
+            Value::Keys(keys) if keys.is_on() => format!("# {}: {}", setting.name, counted(keys.count())),
+            _ => format!("{} = {}", setting.name, toml_text(value)),
+        };
         writeln!(out, "{line:<44} # {origin}{meaning}").expect("a String takes all");
     }
     out
+}
+
+fn counted(keys: usize) -> String {
+    format!("set ({keys} key{})", if keys == 1 { "" } else { "s" })
 }
 
 fn toml_text(value: &Value) -> String {
@@ -33,6 +41,7 @@ fn toml_text(value: &Value) -> String {
         Value::Text(text) => toml::Value::String(text.clone()).to_string(),
         Value::Number(number) => number.to_string(),
         Value::Switch(on) => on.to_string(),
+        Value::Keys(_) => "\"\"".into(),
     }
 }
 

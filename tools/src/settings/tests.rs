@@ -45,7 +45,11 @@ fn nothing_must_be_set_to_run() {
     assert_eq!((settings.max_topics, settings.max_total_bytes), (100_000, 0));
     assert_eq!((settings.max_body_bytes, settings.commits_in_flight), (64 << 20, 2));
     assert_eq!(settings.shards, settings.cpus.len().min(256));
-    assert!(!settings.allow_insecure_no_auth);
+    assert!(!settings.allow_insecure_no_auth && !settings.keys.is_on() && !settings.probe_auth);
+    let caps = (settings.caps.max_routers, settings.caps.max_watch_sessions, settings.caps.max_streams);
+    assert_eq!(caps, (10_000, 10_000, 10_000), "§13");
+    let per_key = (settings.caps.max_streams_per_key, settings.caps.max_in_flight_per_key);
+    assert_eq!((per_key, settings.heartbeat_ms_min), ((1000, 1000), 1000), "§13");
 }
 
 #[test]
@@ -132,6 +136,15 @@ fn the_environment_never_trips_a_start() {
         ),
         ("RUNELOG_ALLOW_INSECURE_NO_AUTH", "TRUE", "allow_insecure_no_auth", None, false),
         ("RUNELOG_ALLOW_INSECURE_NO_AUTH", "yes", "allow_insecure_no_auth", None, false),
+        ("RUNELOG_PROBE_AUTH", "1", "probe_auth", Some(Value::Switch(true)), false),
+        ("RUNELOG_PROBE_AUTH", "yes", "probe_auth", None, false),
+        ("RUNELOG_MAX_ROUTERS", " 3 ", "max_routers", Some(n(3)), false),
+        ("RUNELOG_MAX_WATCH_SESSIONS", "x", "max_watch_sessions", None, true),
+        ("RUNELOG_MAX_SSE_CONNECTIONS", "0", "max_sse_connections", Some(n(0)), false),
+        ("RUNELOG_MAX_SSE_CONNECTIONS_PER_KEY", "5", "max_sse_connections_per_key", Some(n(5)), false),
+        ("RUNELOG_MAX_INFLIGHT_PER_KEY", "-1", "max_inflight_per_key", None, true),
+        ("RUNELOG_TEST_MIN_HEARTBEAT_MS", "20", "test_min_heartbeat_ms", Some(n(20)), false),
+        ("RUNELOG_TEST_MIN_HEARTBEAT_MS", "0", "test_min_heartbeat_ms", Some(n(1)), true),
         ("RUST_LOG", "debug", "log", Some(Value::Text("debug".into())), false),
         ("RUST_LOG", "a=b=c", "log", None, true),
     ];
@@ -222,17 +235,68 @@ fn only_loopback_is_open_to_everyone() {
 }
 
 #[test]
-fn keys_refuse_the_start_and_absent_features_warn() {
-    for (keys, refused) in [("secret", true), (" , a:rw", true), ("", false), (" , ", false)] {
-        let outcome = resolve(&[], &env(&[("RUNELOG_API_KEYS", keys)]), None);
-        assert_eq!(outcome.is_err(), refused, "{keys:?}");
-        if let Err(refusal) = outcome {
-            assert!(!refusal.0.contains("secret"), "A-3: a secret is never shown");
-        }
+fn keys_are_taken_from_anywhere_and_never_shown() {
+    let none = resolve(&[], &env(&[("RUNELOG_API_KEYS", " , ")]), None).expect("A-1");
+    assert!(!none.settings().expect("SU-1").keys.is_on(), "A-1");
+    let file = Some((Path::new("f.toml"), "api_keys = \"hush:r,tell\""));
+    let table = [
+        // flags, environment, file, keys
+        (&["--api-keys=hush,a,b"][..], &[("RUNELOG_API_KEYS", "x")][..], file, 3, "flag --api-keys"),
+        (&[], &[("RUNELOG_API_KEYS", " hush:rw:a|b ,hush")], file, 1, "env RUNELOG_API_KEYS"),
+        (&[], &[], file, 2, "file"),
+        (&[], &[], None, 0, "default"),
+    ];
+    for (said, variables, file, count, origin) in table {
+        let resolved = resolve(&flags(said).flags, &env(variables), file).expect("EV-1");
+        let settings = resolved.settings().expect("loopback");
+        assert_eq!(settings.keys.count(), count, "EV-1 {origin}");
+        let shown = show::check(&resolved);
+        let line = shown.lines().find(|line| line.contains("api_keys")).expect("a line");
+        let wanted = match count {
+            0 => "api_keys = \"\"".to_string(),
+            1 => "# api_keys: set (1 key) ".to_string(),
+            _ => format!("# api_keys: set ({count} keys) "),
+        };
+        assert!(line.starts_with(&wanted) && line.ends_with(origin), "{line}");
+        let printed = format!("{shown}{resolved:?}{settings:?}");
+        assert!(!printed.contains("hush") && !printed.contains("tell"), "A-3: {printed}");
+        assert!(from_file(&shown).is_ok(), "{shown}");
     }
+}
+
+#[test]
+fn malformed_keys_refuse_the_start_without_showing_them() {
+    for (flag, variable, file) in [
+        ("--api-keys=hush:hush", "", ""),
+        ("", "hush:x", ""),
+        ("--api-keys=fine", "a,hush:+", ""),
+        ("", ":hush", ""),
+        ("", "", "api_keys = \"hush:x\""),
+        ("", "", "api_keys = 5"),
+        ("", "", "port = 1\napi_keys = \"hush"),
+        ("", "", "api_keys = [\"hush\"]"),
+    ] {
+        let flags = flags(if flag.is_empty() { &[] } else { std::slice::from_ref(&flag) }).flags;
+        let file = Some((Path::new("f.toml"), file));
+        let refusal = resolve(&flags, &env(&[("RUNELOG_API_KEYS", variable)]), file).expect_err(variable);
+        assert!(!refusal.0.contains("hush"), "A-3 SU-2: {refusal}");
+    }
+    let said = from_file("port = 1\napi_keys = \"hush").expect_err("no end");
+    assert!(said.contains("line 2"), "{said}");
+}
+
+#[test]
+fn with_keys_any_address_may_be_served() {
+    let settings = from_env(&[("RUNELOG_HOST", "0.0.0.0"), ("RUNELOG_API_KEYS", "s")]).settings();
+    assert_eq!(settings.expect("SU-1").addresses[0].to_string(), "0.0.0.0:4000");
+    let settings = from_env(&[("RUNELOG_HOST", "0.0.0.0"), ("RUNELOG_API_KEYS", ", ,")]).settings();
+    assert!(settings.expect_err("SU-1").0.contains("api_keys"), "SU-1: nobody is asked for a key");
+}
+
+#[test]
+fn absent_features_and_strangers_warn() {
     for (name, part) in [
         ("RUNELOG_COLD_DIR", "does not have a cold tier"),
-        ("RUNELOG_MAX_ROUTERS", "does not have routers"),
         ("RUNELOG_MAX_TOPIC", "nearest one is RUNELOG_MAX_TOPICS"),
     ] {
         let warnings = from_env(&[(name, "1")]).warnings;

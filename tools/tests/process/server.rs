@@ -165,6 +165,10 @@ impl Server {
         Client::open(self.address).expect("the server accepts")
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: a signal to our own child, which was not waited for yet.
         let result = unsafe { libc::kill(self.child.id() as i32, signal) };

@@ -91,12 +91,35 @@ fn an_address_for_everyone_needs_the_word_of_the_operator() {
     says(&Server::refused(home.path(), &[open]), &["not loopback", "RUNELOG_ALLOW_INSECURE_NO_AUTH"]);
     says(&Server::refused(home.path(), &[("RUNELOG_HOST", "no.such.host.invalid")]), &["no.such.host"]);
     says(&Server::refused(home.path(), &[("RUNELOG_HOST", "::1")]), &["::1"]);
-    says(&Server::refused(home.path(), &[("RUNELOG_API_KEYS", "secret")]), &["RUNELOG_API_KEYS"]);
+    says(&Server::refused(home.path(), &[open, ("RUNELOG_API_KEYS", " , ")]), &["not loopback"]);
     assert!(!home.join("data").exists(), "a refusal for its settings touches nothing");
     let server = Server::start(home.path(), &[open, ("RUNELOG_ALLOW_INSECURE_NO_AUTH", "1")]);
     let address = ([127, 0, 0, 1], server.address.port()).into();
     let mut client = Client::open(address).expect("it listens everywhere");
     client.call("GET", "/v0/health", "").expect("an answer").good();
+    server.stop_well();
+}
+
+#[test]
+fn keys_guard_any_address_and_leave_no_trace() {
+    let home = Dir::new("su2");
+    for (keys, part) in [("hush:reed", "unknown scope"), ("a,:r", "empty secret"), ("hush:+", "no scope")] {
+        let refusal = Server::refused(home.path(), &[("RUNELOG_API_KEYS", keys)]);
+        says(&refusal, &["RUNELOG_API_KEYS", part]);
+        assert!(!refusal.log.contains("hush"), "A-3 SU-2: {refusal:?}");
+    }
+    assert!(!home.join("data").exists(), "a refusal for its settings touches nothing");
+    let keys = [("RUNELOG_HOST", "0.0.0.0"), ("RUNELOG_API_KEYS", "hush-hush:r"), ("RUST_LOG", "trace")];
+    let server = Server::start(home.path(), &keys);
+    let address = ([127, 0, 0, 1], server.address.port()).into();
+    let mut client = Client::open(address).expect("SU-1: it listens everywhere");
+    client.call("GET", "/v0/health", "").expect("an answer").good();
+    let refused = client.call("GET", "/v0/topics", "").expect("an answer");
+    assert_eq!(refused.status, 401, "A-2");
+    let environ = std::fs::read(format!("/proc/{}/environ", server.pid())).expect("it runs");
+    assert!(!environ.windows(9).any(|part| part == b"hush-hush"), "A-3: nor in its environment");
+    let log = server.log();
+    assert!(!log.contains("hush"), "A-3: {log}");
     server.stop_well();
 }
 
