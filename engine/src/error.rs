@@ -56,6 +56,8 @@ pub enum EngineError {
         /// What the PUT asked for.
         requested: TopicType,
     },
+    /// A queue operation on a log.
+    NotAQueue,
     /// `max_topics` reached (L-2).
     TopicCap {
         /// The cap.

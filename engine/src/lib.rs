@@ -20,6 +20,7 @@ pub mod index;
 pub mod layout;
 pub mod limits;
 pub mod mem;
+pub mod queue;
 pub mod quota;
 pub mod ranges;
 pub mod rng;

@@ -35,6 +35,19 @@ pub const DIFF_RECORDS_MAX: u32 = 1000;
 pub const DIFF_BYTES_MAX: u64 = 8 << 20;
 /// Seqs a recovery may leave vacant above the last one it found (I-58).
 pub const SEQ_RESERVE: u64 = 1024;
+/// Jobs one claim hands out at most (§10.2).
+pub const CLAIM_JOBS_MAX: u32 = 1000;
+/// Shortest lease (§2, Q-55).
+pub const LEASE_MS_MIN: u64 = 100;
+/// Longest lease (§2, Q-55).
+pub const LEASE_MS_MAX: u64 = 86_400_000;
+/// Longest delay of a nack.
+pub const DELAY_MS_MAX: u64 = 86_400_000;
+/// Jobs of one queue that were handed out and are still there, at most: beyond that claims hand out
+/// only jobs that came back. Each takes about 150 bytes.
+pub const QUEUE_KNOWN_MAX: usize = 4 << 20;
+/// Jobs that one claim asks to be moved to the dead-letter topic at a time.
+pub const DEAD_LETTERS_AT_ONCE: usize = 64;
 /// Group commits in flight at most; the default is two.
 pub const COMMITS_IN_FLIGHT_MAX: usize = 4;
 /// Shards at most: a segment id keeps eight bits for the shard.

@@ -4,10 +4,11 @@
 //! committed: the next write builds on it. *Shown* is what is committed: the only thing readers see
 //! (I-40). Effects move from one to the other in log order, at the commit of their block.
 
-use crate::config::TopicConfig;
+use crate::config::{TopicConfig, TopicType};
 use crate::ids::{Millis, RouterId, TopicId};
 use crate::index::Index;
 use crate::limits::VACANT_RANGES_KEPT;
+use crate::queue::Queue;
 use crate::ranges::RangeSet;
 use crate::shard::Eviction;
 use ahash::AHashMap;
@@ -188,6 +189,8 @@ pub struct Topic {
     pub recovered_head: u64,
     /// Idempotency keys, if any were used.
     pub dedup: Option<Box<Dedup>>,
+    /// Its jobs that were handed out, if it is a queue.
+    pub queue: Option<Box<Queue>>,
     /// Block of the last change of settings (or of creation): answers about the topic wait for it.
     pub control_block: u64,
     /// Last write since start (TS-6).
@@ -216,6 +219,7 @@ impl Topic {
         Topic {
             id,
             name,
+            queue: (config.kind == TopicType::Queue).then(Box::default),
             config,
             ordered: Totals::default(),
             shown: Totals::default(),

@@ -23,6 +23,7 @@ use runelog_engine::disk::{Io, OpenMode, io::block_on};
 use runelog_engine::event::Record;
 use runelog_engine::ids::{SegmentId, TopicId};
 use runelog_engine::layout::{Layout, SHARDS_DIR, read_layout};
+use runelog_engine::queue::JobState;
 use runelog_engine::segment;
 use runelog_engine::shard::parse_shard_dir;
 use runelog_engine::wal::walk::{self, Entry};
@@ -365,6 +366,7 @@ impl Look<'_> {
             | Entry::Reserve { .. }
             | Entry::Floor { .. }
             | Entry::Trim { .. }
+            | Entry::Lease { .. }
             | Entry::Link { .. }
             | Entry::Router(_)
             | Entry::RouterDrop(_) => {}
@@ -493,6 +495,14 @@ fn entry_report(block: u64, entry: &Entry<'_>, topic: &str, last: bool) -> Entry
         Entry::Link { is_gone: true, .. } => ("link gone", None, None, 0),
         Entry::Router(_) => ("router", None, None, 0),
         Entry::RouterDrop(_) => ("router drop", None, None, 0),
+        Entry::Lease { jobs, .. } => {
+            let kind = match jobs.first().map(|job| job.state) {
+                Some(JobState::Leased) => "lease",
+                Some(JobState::Delayed) => "lease: delayed",
+                _ => "lease: ready",
+            };
+            (kind, jobs.first().map(|job| job.seq), jobs.last().map(|job| job.seq), 0)
+        }
     };
     EntryReport { kind, first_seq: first, last_seq: to, bytes, ..report }
 }

@@ -31,7 +31,7 @@
 //!
 //! piece       0      1  kind: 1 topic, 2 more ranges of the topic before, 3 drop, 4 segment, 5 run,
 //!                       6 more of the run before, 7 remove segment, 8 key, 9 router, 10 router drop,
-//!                       11 link, 12 link gone, 13 trims of the topic before
+//!                       11 link, 12 link gone, 13 trims of the topic before, 14 jobs
 //!             1      4  body_bytes
 //!             5         body
 //!   topic               8 id, 8 each: head, reserved, floor_cap, floor_ttl, floor_source, count,
@@ -48,15 +48,18 @@
 //!   link                as in `router`
 //!   link gone           8 id
 //!   trims               8 topic, 4 count, then 8 first and 8 last seq each
+//!   jobs                8 topic, then for each: 8 seq, 1 state: 0 ready, 1 leased, 2 delayed,
+//!                       4 deliveries, 4 bytes, 8 at, 16 token, 1 node_bytes, node
 //! ```
 //!
 //! An edit is one piece, or several if it is large: a piece never exceeds a frame.
 
-use super::{CheckpointHead, Dedup, Edit, TopicState};
+use super::{CheckpointHead, Dedup, Edit, JOBS_PER_EDIT_MAX, TopicState};
 use crate::config::{TopicConfig, is_topic_name};
 use crate::error::FormatError;
 use crate::ids::{Lsn, RouterId, SegmentId, TopicId};
-use crate::limits::{FILTER_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::{FILTER_BYTES_MAX, NAME_BYTES_MAX, NODE_BYTES_MAX};
+use crate::queue::{JobState, LeaseToken, StoredJob};
 use crate::router::{LinkState, RouterDef};
 use crate::segment::Run;
 use crate::segment::format::{Cursor, is_sound, put_run, take_run};
@@ -75,12 +78,16 @@ pub const PIECE_ITEMS_MAX: usize = 1024;
 
 const MAGIC: &[u8; 4] = b"RCKP";
 const HEAD_BYTES: usize = 85;
+/// Bytes of a job without its node.
+const JOB_BYTES: usize = 42;
 const TRAILER_BYTES: usize = 24;
 
 // A full piece of a run, and of a topic whose configuration is as large as its form allows.
 const _: () = assert!(PIECE_HEADER_BYTES + 24 + PIECE_ITEMS_MAX * (57 + 28) < FRAME_BODY_BYTES_MAX);
 const _: () =
     assert!(PIECE_HEADER_BYTES + 90 + 2 * (u16::MAX as usize) + PIECE_ITEMS_MAX * 32 < FRAME_BODY_BYTES_MAX);
+const _: () =
+    assert!(PIECE_HEADER_BYTES + 8 + JOBS_PER_EDIT_MAX * (JOB_BYTES + NODE_BYTES_MAX) < FRAME_BODY_BYTES_MAX);
 
 const _: () = assert!(PIECE_HEADER_BYTES + 64 + 3 * NAME_BYTES_MAX + FILTER_BYTES_MAX < FRAME_BODY_BYTES_MAX);
 
@@ -324,6 +331,10 @@ pub fn encode_edit(edit: &Edit, piece: &mut Vec<u8>, mut put: impl FnMut(&[u8]))
         Edit::RouterDrop(id) => send(10, &|out| out.extend_from_slice(&id.0.to_le_bytes())),
         Edit::Link(link) => send(11, &|out| link.encode(false, out)),
         Edit::LinkGone(id) => send(12, &|out| out.extend_from_slice(&id.0.to_le_bytes())),
+        Edit::Leases(topic, jobs) => send(14, &|out| {
+            out.extend_from_slice(&topic.0.to_le_bytes());
+            jobs.iter().for_each(|job| put_job(out, job));
+        }),
     }
 }
 
@@ -396,6 +407,7 @@ pub fn take_piece(bytes: &mut &[u8]) -> Result<Piece, FormatError> {
         },
         12 => cursor.u64().map(|id| Piece::Edit(Edit::LinkGone(RouterId(id)))),
         13 => read_trims(&mut cursor),
+        14 => read_jobs(&mut cursor).map(|(topic, jobs)| Piece::Edit(Edit::Leases(topic, jobs))),
         _ => return Err(FormatError::new("checkpoint edit of an unknown kind")),
     };
     piece.filter(|_| cursor.0.is_empty()).ok_or_else(|| FormatError::new("checkpoint edit"))
@@ -478,6 +490,38 @@ fn read_run(cursor: &mut Cursor<'_>) -> Option<(SegmentId, Run)> {
     let segment = SegmentId(cursor.u64()?);
     let run = take_run(&mut cursor.0).ok()?;
     Some((segment, run))
+}
+
+fn put_job(out: &mut Vec<u8>, job: &StoredJob) {
+    out.extend_from_slice(&job.seq.to_le_bytes());
+    out.push(job.state as u8);
+    out.extend_from_slice(&job.deliveries.to_le_bytes());
+    out.extend_from_slice(&job.bytes.to_le_bytes());
+    out.extend_from_slice(&job.at.to_le_bytes());
+    out.extend_from_slice(&job.token.0.to_le_bytes());
+    assert!(job.node.len() <= NODE_BYTES_MAX, "a worker's name is bounded");
+    out.push(job.node.len() as u8);
+    out.extend_from_slice(&job.node);
+}
+
+fn read_jobs(cursor: &mut Cursor<'_>) -> Option<(TopicId, Vec<StoredJob>)> {
+    let topic = TopicId(cursor.u64()?);
+    let mut jobs = Vec::new();
+    while !cursor.0.is_empty() {
+        let seq = cursor.u64()?;
+        let state = match cursor.u8()? {
+            0 => JobState::Ready,
+            1 => JobState::Leased,
+            2 => JobState::Delayed,
+            _ => return None,
+        };
+        let (deliveries, bytes, at) = (cursor.u32()?, cursor.u32()?, cursor.i64()?);
+        let token = u128::from_le_bytes(cursor.bytes(16)?.try_into().expect("sixteen bytes"));
+        let node_bytes = cursor.u8()?;
+        let node = cursor.bytes(node_bytes.into())?.to_vec();
+        jobs.push(StoredJob { seq, state, deliveries, bytes, at, token: LeaseToken(token), node });
+    }
+    Some((topic, jobs))
 }
 
 fn read_dedup(cursor: &mut Cursor<'_>) -> Option<Dedup> {

@@ -5,13 +5,16 @@ use super::format::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, HeaderFault, Piece, Totals,
     decode_head, take_piece,
 };
-use super::{CheckpointError, CheckpointHead, Dedup, Edit, Name, TopicState, file_name, parse_name};
+use super::{
+    CheckpointError, CheckpointHead, Dedup, Edit, Name, TopicState, file_name, job_edits, parse_name,
+};
 use crate::aside::Effort;
 use crate::disk::{FileId, Io, OpenMode};
 use crate::error::{DiskError, FormatError};
 use crate::ids::{RouterId, SegmentId, TopicId};
 use crate::limits::BLOCK_BYTES;
 use crate::mem::AlignedBuf;
+use crate::queue::StoredJob;
 use crate::router::{LinkState, RouterDef};
 use crate::segment::Run;
 use crate::segment::format::is_sound;
@@ -49,6 +52,8 @@ pub struct Loaded {
     pub routers: BTreeMap<RouterId, RouterDef>,
     /// How far routers have come, of those whose dest was not dropped.
     pub links: BTreeMap<RouterId, LinkState>,
+    /// What jobs of queues are doing.
+    pub leases: BTreeMap<TopicId, Vec<StoredJob>>,
     /// Numbers used, from the full one to the newest.
     pub chain: Vec<u64>,
     /// Names of newer checkpoints that were not used, and why.
@@ -72,8 +77,9 @@ impl Loaded {
         let live = |key: &Dedup| self.topics.get(&key.topic).is_some_and(|topic| is_live(topic, key));
         let keys: Vec<Edit> =
             self.dedup.iter().filter(|key| live(key)).map(|key| Edit::Dedup(*key)).collect();
-        // Topics first: runs and keys are theirs.
+        // Topics first: runs, keys and jobs are theirs.
         let mut all: Vec<Edit> = self.topics.into_values().map(Edit::Topic).collect();
+        all.extend(self.leases.iter().flat_map(|(topic, jobs)| job_edits(*topic, jobs)));
         all.extend(edits);
         all.extend(keys);
         all.extend(self.routers.into_values().map(Edit::Router));
@@ -184,7 +190,7 @@ async fn load_chain(
             return Err(head.number);
         }
     }
-    let State { topics, segments, mut runs, mut dedup, routers, mut links, dropped } = state;
+    let State { topics, segments, mut runs, mut dedup, leases, routers, mut links, dropped } = state;
     runs.retain(|(_, topic), _| !dropped.contains(topic));
     dedup.retain(|(topic, _), _| !dropped.contains(topic));
     links.retain(|_, link| !dropped.contains(&link.dest));
@@ -196,6 +202,7 @@ async fn load_chain(
         dedup: dedup.into_values().collect(),
         routers,
         links,
+        leases,
         chain: heads.iter().rev().map(|head| head.number).collect(),
         skipped: Vec::new(),
         highest: newest,
@@ -360,6 +367,7 @@ struct State {
     dedup: BTreeMap<(TopicId, u128), Dedup>,
     routers: BTreeMap<RouterId, RouterDef>,
     links: BTreeMap<RouterId, LinkState>,
+    leases: BTreeMap<TopicId, Vec<StoredJob>>,
     dropped: BTreeSet<TopicId>,
 }
 
@@ -370,7 +378,14 @@ impl State {
                 if self.dropped.contains(&state.id) {
                     return Err("a dropped topic that comes back");
                 }
+                self.leases.remove(&state.id);
                 self.topics.insert(state.id, state);
+            }
+            Piece::Edit(Edit::Leases(id, jobs)) => {
+                if !self.topics.contains_key(&id) {
+                    return Err("jobs of an unknown topic");
+                }
+                self.leases.entry(id).or_default().extend(jobs);
             }
             Piece::MoreRanges(id, vacant, deleted) => {
                 let state = self.topics.get_mut(&id).ok_or("ranges of an unknown topic")?;
@@ -379,6 +394,7 @@ impl State {
             }
             Piece::Edit(Edit::Drop(id)) => {
                 self.topics.remove(&id);
+                self.leases.remove(&id);
                 self.dropped.insert(id);
             }
             Piece::Edit(Edit::AddSegment { id, file_bytes, shared }) => {

@@ -18,6 +18,7 @@ use crate::aside::ASIDE_SUFFIX;
 use crate::config::TopicConfig;
 use crate::error::DiskError;
 use crate::ids::{Lsn, RouterId, SegmentId, TopicId};
+use crate::queue::StoredJob;
 use crate::router::{LinkState, RouterDef};
 use crate::segment::Run;
 use std::collections::BTreeSet;
@@ -107,10 +108,18 @@ pub struct Dedup {
     pub ts: i64,
 }
 
+/// Jobs in one edit at most.
+pub const JOBS_PER_EDIT_MAX: usize = 1024;
+
+/// The edits that say what a queue's jobs are doing.
+pub fn job_edits(topic: TopicId, jobs: &[StoredJob]) -> impl Iterator<Item = Edit> + '_ {
+    jobs.chunks(JOBS_PER_EDIT_MAX).map(move |jobs| Edit::Leases(topic, jobs.to_vec()))
+}
+
 /// One statement of a checkpoint. They hold in order, after those of its base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// A topic that is new or changed: all of its state.
+    /// A topic that is new or changed: all of its state. Its jobs, if it has any that are kept, follow.
     Topic(TopicState),
     /// A topic that is no more, with its runs and keys. Its id never comes back.
     Drop(TopicId),
@@ -137,6 +146,8 @@ pub enum Edit {
     Link(LinkState),
     /// A link that is no more.
     LinkGone(RouterId),
+    /// What jobs of a queue are doing; more than [`JOBS_PER_EDIT_MAX`] take several.
+    Leases(TopicId, Vec<StoredJob>),
 }
 
 /// Why there is no checkpoint to start from.

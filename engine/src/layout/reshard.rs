@@ -14,6 +14,7 @@ use crate::checkpoint::{self, CheckpointError, CheckpointHead, Dedup, Edit, Topi
 use crate::disk::Io;
 use crate::ids::{Lsn, Millis, SegmentId, TopicId};
 use crate::limits::BLOCK_BYTES;
+use crate::queue::StoredJob;
 use crate::quota::Quota;
 use crate::router::{LinkState, RouterDef};
 use crate::segment::Run;
@@ -39,6 +40,7 @@ struct Part {
     keys: Vec<Dedup>,
     routers: Vec<RouterDef>,
     links: Vec<LinkState>,
+    jobs: Vec<(TopicId, Vec<StoredJob>)>,
 }
 
 /// Makes a layout of `shards` shards from `old` and switches to it.
@@ -96,8 +98,10 @@ pub(super) async fn reshard(
             std::iter::once(segment(id)).chain(runs.into_iter().map(move |run| Edit::AddRun(id, run)))
         });
         let topics = part.topics.into_iter().map(Edit::Topic);
+        let jobs = part.jobs.iter().flat_map(|(topic, jobs)| checkpoint::job_edits(*topic, jobs));
         let routers = part.routers.into_iter().map(Edit::Router);
-        let edits = topics.chain(runs).chain(part.keys.into_iter().map(Edit::Dedup)).chain(routers);
+        let edits =
+            topics.chain(jobs).chain(runs).chain(part.keys.into_iter().map(Edit::Dedup)).chain(routers);
         let edits = edits.chain(part.links.into_iter().map(Edit::Link));
         let dir = shard_dir(new.generation, shard as u16);
         let written = checkpoint::write_checkpoint(io, &dir, &head, edits).await;
@@ -123,6 +127,9 @@ fn distribute(exported: Exported, new: &Layout, parts: &mut [Part]) {
         if let Some(home) = homes.get(&run.topic) {
             parts[*home].runs.entry(id).or_default().push(run);
         }
+    }
+    for (id, jobs) in exported.jobs {
+        parts[homes[&id]].jobs.push((id, jobs));
     }
     for key in exported.keys {
         parts[homes[&key.topic]].keys.push(key);

@@ -112,16 +112,10 @@ impl Shard {
         topic.delete_at_work = true;
         let before = request.before_seq.unwrap_or(u64::MAX);
         Ok(Deletion {
-            topic: TopicRef { slot, id: topic.id },
             through: topic.shown.head.min(before.saturating_sub(1)),
             matcher: request.matcher.clone(),
             at: topic.ordered.floor() + 1,
-            ranges: Vec::new(),
-            count: 0,
-            bytes: 0,
-            logged_count: 0,
-            logged_bytes: 0,
-            logged_through: 0,
+            ..Deletion::of(TopicRef { slot, id: topic.id })
         })
     }
 
@@ -233,29 +227,12 @@ impl Shard {
     fn delete_finish(&mut self, deletion: &mut Deletion) -> Deleted {
         let TopicRef { slot, id } = deletion.topic;
         self.tag_hits.remove(&id);
-        let (count, bytes) = (deletion.count, deletion.bytes);
-        let ranges: Rc<[(u64, u64)]> = std::mem::take(&mut deletion.ranges).into();
-        let topic = self.topic_mut(slot);
-        topic.delete_at_work = false;
-        let class = topic.config.class;
-        let mut block = topic.control_block;
-        if !ranges.is_empty() {
-            topic.losses += 1;
-            topic.ordered.count -= count;
-            topic.ordered.bytes -= bytes;
-            topic.deleting.push_back(ranges.clone());
-            if deletion.is_logged(class) {
-                self.log_delete(deletion, &ranges, class == Class::Fsync);
-                block = self.log.entry_block();
-            }
-            self.quota.give_bytes(bytes);
-            block = self.enqueue(
-                slot,
-                id,
-                block,
-                Effect::Deleted { ranges, count, bytes, hidden: Hidden::default() },
-            );
-        }
+        self.topic_mut(slot).delete_at_work = false;
+        let count = deletion.count;
+        let block = match deletion.ranges.is_empty() {
+            true => self.topic(slot).control_block,
+            false => self.order_deletion(deletion),
+        };
         let topic = self.topic(slot);
         // Nothing deleted: the answer still shows numbers that may rest on appends on their way.
         let pending = self.effects.iter().rev().find(|pending| pending.id == id);
@@ -268,6 +245,30 @@ impl Shard {
             bytes: topic.ordered.bytes,
             wait,
         }
+    }
+
+    /// Logs what was worked out and counts it out, to be shown when it is committed. Returns the block
+    /// that an answer waits for. Room in the log was made sure of.
+    pub(super) fn order_deletion(&mut self, deletion: &mut Deletion) -> u64 {
+        let TopicRef { slot, id } = deletion.topic;
+        let (count, bytes) = (deletion.count, deletion.bytes);
+        let ranges: Rc<[(u64, u64)]> = std::mem::take(&mut deletion.ranges).into();
+        let topic = self.topic_mut(slot);
+        let class = topic.config.class;
+        let mut block = topic.control_block;
+        topic.losses += 1;
+        topic.ordered.count -= count;
+        topic.ordered.bytes -= bytes;
+        topic.deleting.push_back(ranges.clone());
+        if let Some(queue) = &mut topic.queue {
+            ranges.iter().for_each(|(first, last)| queue.leave(*first, *last));
+        }
+        if deletion.is_logged(class) {
+            self.log_delete(deletion, &ranges, class == Class::Fsync);
+            block = self.log.entry_block();
+        }
+        self.quota.give_bytes(bytes);
+        self.enqueue(slot, id, block, Effect::Deleted { ranges, count, bytes, hidden: Hidden::default() })
     }
 
     /// Body: topic, records, bytes (both in the first entry only), then first and last of each range.
@@ -297,12 +298,28 @@ impl Shard {
 }
 
 impl Deletion {
+    /// Of nothing yet.
+    pub(super) fn of(topic: TopicRef) -> Deletion {
+        Deletion {
+            topic,
+            through: 0,
+            matcher: None,
+            at: 0,
+            ranges: Vec::new(),
+            count: 0,
+            bytes: 0,
+            logged_count: 0,
+            logged_bytes: 0,
+            logged_through: 0,
+        }
+    }
+
     /// Whether it leaves a trace in the log.
     fn is_logged(&self, class: Class) -> bool {
         class != Class::Ephemeral || self.logged_count > 0
     }
 
-    fn take(&mut self, first: u64, last: u64, count: u64, bytes: u64, heap: bool) {
+    pub(super) fn take(&mut self, first: u64, last: u64, count: u64, bytes: u64, heap: bool) {
         self.count += count;
         self.bytes += bytes;
         if !heap {

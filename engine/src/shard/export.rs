@@ -4,7 +4,8 @@
 use super::Shard;
 use super::recover::RecoverError;
 use crate::checkpoint::{self, CheckpointError, Dedup, TopicState};
-use crate::ids::{Millis, SegmentId};
+use crate::ids::{Millis, SegmentId, TopicId};
+use crate::queue::StoredJob;
 use crate::router::{LinkState, RouterDef};
 use crate::segment::{self, Run, SegmentError, SegmentMeta};
 use crate::topic::Remembered;
@@ -21,6 +22,8 @@ pub struct Exported {
     pub routers: Vec<RouterDef>,
     /// How far routers have come that copy into its topics.
     pub links: Vec<LinkState>,
+    /// What jobs of queues with durable leases are doing.
+    pub jobs: Vec<(TopicId, Vec<StoredJob>)>,
     /// Where the records are.
     pub runs: Vec<(SegmentId, Run)>,
     /// Bytes of the files of those.
@@ -61,6 +64,7 @@ impl Shard {
                 let Remembered { first_seq, count, ts, .. } = found;
                 exported.keys.push(Dedup { topic: topic.id, key_hash, first_seq, count, ts });
             }
+            exported.jobs.push((topic.id, self.describe_jobs(slot)));
             exported.topics.push(self.describe(slot));
         }
         exported.routers.extend(self.routers().cloned());

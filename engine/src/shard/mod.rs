@@ -1,7 +1,8 @@
 //! All state of one core: its topics and its log. Every change to a topic happens in this folder.
 //! Lives here: the shard itself, publication in log order, driving the log.
 //! By file: [`topics`] (settings, state, age), [`append`], [`read`], [`delete`], [`retain`] (what caps and
-//! age push out), [`routers`] and [`forward`] (copies); [`seal`] with [`seal_job`] (memory to segments), [`checkpoints`], [`load`] (segments to
+//! age push out), [`queue`], [`routers`] and [`forward`] (copies); [`seal`] with [`seal_job`] (memory to
+//! segments), [`checkpoints`], [`load`] (segments to
 //! memory); [`recover`] with [`replay`]; [`export`] (a recovered shard taken apart).
 //! Not here: bytes on disk (`wal`, `segment`, `checkpoint`), sockets, JSON, the clock.
 //!
@@ -14,6 +15,7 @@ mod delete;
 mod export;
 mod forward;
 mod load;
+mod queue;
 mod read;
 pub mod recover;
 mod replay;
@@ -28,6 +30,7 @@ use delete::TagHits;
 pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
 pub use export::Exported;
 pub use forward::{ForwardRequest, Forwarded, PumpRead};
+pub use queue::{Claimed, Claimer, Job, Named, QueueCounts, Settled};
 pub use read::{NodeFilter, ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
 pub use routers::Link;
 pub use seal::JobDone;
@@ -40,6 +43,7 @@ use crate::event::Record;
 use crate::ids::{Lsn, Millis, SegmentId, TopicId};
 use crate::limits::CHUNK_BYTES;
 use crate::mem::Chunk;
+use crate::queue::Grant;
 use crate::quota::Quota;
 use crate::router::LinkState;
 use crate::topic::{Hidden, Loss, Topic, Totals};
@@ -165,6 +169,8 @@ pub struct TopicView<'a> {
     pub last_read_ts: Option<Millis>,
     /// Last consumption (PR-2).
     pub last_consumed_ts: Option<Millis>,
+    /// Its jobs, if it is a queue.
+    pub queue: Option<QueueCounts>,
 }
 
 /// Numbers of a shard, for metrics.
@@ -178,6 +184,8 @@ pub struct ShardGauges {
     pub bytes: u64,
     /// Queue topics.
     pub queues: u64,
+    /// Leased jobs of all of them.
+    pub leases: u64,
     /// Bytes of log held in memory.
     pub hot_bytes: u64,
     /// Sealed files in use.
@@ -221,12 +229,22 @@ pub struct Shard {
     /// What the operator should read.
     notices: Vec<Notice>,
     next_load: u64,
+    /// Low half of the next lease's token.
+    next_lease: u64,
+    queue_scratch: QueueScratch,
     /// Blocks that a load still waits for, and why it failed if its first block did.
     loading: AHashMap<LoadId, (usize, Option<String>)>,
     /// For the delete at work on a topic: what the list of tags it is at says.
     tag_hits: AHashMap<TopicId, TagHits>,
     scratch: Vec<u8>,
     outcomes: Vec<JobDone>,
+}
+
+/// Lists that one claim after the other uses.
+#[derive(Default)]
+struct QueueScratch {
+    seqs: Vec<u64>,
+    grants: Vec<Grant>,
 }
 
 /// Something for the log of the process.
@@ -352,6 +370,9 @@ impl Shard {
                 *floor = (*floor).max(gone.seq);
                 topic.shown.count -= gone.count;
                 topic.shown.bytes -= gone.bytes;
+                if let Some(queue) = &mut topic.queue {
+                    queue.remove_through(gone.seq);
+                }
                 let floor = topic.shown.floor();
                 if topic.hidden.through <= floor {
                     assert_eq!((topic.hidden.count, topic.hidden.bytes), (0, 0), "hidden twice or never");
@@ -364,6 +385,9 @@ impl Shard {
                 topic.hidden.bytes -= hidden.bytes;
                 for (first, last) in ranges.iter() {
                     topic.deleted.insert(*first, *last);
+                }
+                if let Some(queue) = &mut topic.queue {
+                    ranges.iter().for_each(|(first, last)| queue.remove(*first, *last));
                 }
                 topic.deleting.pop_front();
                 topic.shown.count -= count;
@@ -442,7 +466,10 @@ impl Shard {
             gauges.by_class[topic.config.class as usize] += 1;
             gauges.records += topic.shown.count;
             gauges.bytes += topic.shown.bytes;
-            gauges.queues += u64::from(topic.config.kind == crate::config::TopicType::Queue);
+            if let Some(queue) = &topic.queue {
+                gauges.queues += 1;
+                gauges.leases += queue.counts().leased;
+            }
         }
         gauges
     }
@@ -491,5 +518,6 @@ fn view(topic: &Topic) -> TopicView<'_> {
         last_write_ts: topic.last_write_ts,
         last_read_ts: topic.last_read_ts,
         last_consumed_ts: topic.last_consumed_ts,
+        queue: queue::queue_counts(topic),
     }
 }

@@ -13,6 +13,8 @@ use crate::error::FormatError;
 use crate::ids::{Lsn, Millis, RouterId, TopicId};
 use crate::limits::{CHUNK_BYTES, RECORD_BYTES_MAX};
 use crate::mem::Chunk;
+use crate::queue::entry::decode_jobs;
+use crate::queue::{Queue, StoredJob};
 use crate::quota::Quota;
 use crate::router::{LinkState, RouterDef};
 use crate::topic::{Loss, Remembered, Topic};
@@ -43,6 +45,7 @@ enum Entry {
     Link { state: LinkState, is_gone: bool },
     Router(RouterDef),
     RouterDrop(Vec<RouterId>),
+    Lease { topic: TopicId, jobs: Vec<StoredJob> },
 }
 
 /// The shard under reconstruction.
@@ -92,6 +95,12 @@ impl Replay {
                 topic.deleted = state.deleted.into_iter().collect();
                 topic.trims = state.trims.into_iter().collect();
                 topics.insert(id, topic);
+            }
+            for (id, jobs) in std::mem::take(&mut loaded.leases) {
+                let queue = topics.get_mut(&id).and_then(|topic| topic.queue.as_mut());
+                if let Some(queue) = queue {
+                    jobs.into_iter().for_each(|job| queue.restore(job));
+                }
             }
             for (segment, run) in std::mem::take(&mut loaded.runs) {
                 if let Some(topic) = topics.get_mut(&run.topic) {
@@ -184,6 +193,10 @@ impl Replay {
                 Kind::Reserve => {
                     Entry::Reserve { topic: TopicId(u64_at(body, 0)?), through: u64_at(body, 8)? }
                 }
+                Kind::Lease => {
+                    let (topic, jobs) = decode_jobs(body)?;
+                    Entry::Lease { topic, jobs }
+                }
                 Kind::Floor => {
                     let loss = match u64_at(body, 8)? {
                         0 => Loss::Cap,
@@ -241,6 +254,12 @@ impl Replay {
                         .entry(*id)
                         .or_insert_with(|| Topic::new(*id, name.clone(), config.clone()));
                     topic.config = config.clone();
+                    // What happens to its jobs from here on is not logged: what was is void (I-84).
+                    if !config.leases_durable
+                        && let Some(queue) = &mut topic.queue
+                    {
+                        **queue = Queue::default();
+                    }
                     // Seqs given away without frames (class `ephemeral`) leave a silent gap (I-57).
                     if *head > topic.shown.head {
                         topic.vacant.insert(topic.shown.head + 1, *head);
@@ -277,7 +296,12 @@ impl Replay {
             match entry {
                 Entry::Delete { topic: id, count, bytes, ranges } => {
                     if let Some(topic) = self.topics.get_mut(&id) {
-                        ranges.into_iter().for_each(|(first, last)| topic.deleted.insert(first, last));
+                        for (first, last) in ranges {
+                            topic.deleted.insert(first, last);
+                            if let Some(queue) = &mut topic.queue {
+                                queue.remove(first, last);
+                            }
+                        }
                         topic.shown.count -= count;
                         topic.shown.bytes -= bytes;
                         self.changed.push(id);
@@ -287,6 +311,9 @@ impl Replay {
                     if let Some(topic) = self.topics.get_mut(&id) {
                         let floor = &mut topic.shown.floors[gone.loss as usize];
                         *floor = (*floor).max(gone.seq);
+                        if let Some(queue) = &mut topic.queue {
+                            queue.remove_through(gone.seq);
+                        }
                         topic.shown.count -= gone.count;
                         topic.shown.bytes -= gone.bytes;
                         self.changed.push(id);
@@ -304,6 +331,14 @@ impl Replay {
                     self.routers.insert(def.id, def);
                 }
                 Entry::RouterDrop(ids) => ids.iter().for_each(|id| drop(self.routers.remove(id))),
+                Entry::Lease { topic: id, jobs } => {
+                    if let Some(topic) = self.topics.get_mut(&id)
+                        && let Some(queue) = &mut topic.queue
+                    {
+                        jobs.into_iter().for_each(|job| queue.restore(job));
+                        self.changed.push(id);
+                    }
+                }
                 Entry::Topic { .. } | Entry::Reserve { .. } | Entry::Trim { .. } | Entry::Records { .. } => {}
             }
         }
@@ -435,6 +470,8 @@ impl Replay {
             loaded: Vec::new(),
             notices: Vec::new(),
             next_load: 0,
+            next_lease: 1,
+            queue_scratch: Default::default(),
             loading: AHashMap::new(),
             tag_hits: AHashMap::new(),
             scratch: Vec::new(),
@@ -464,6 +501,16 @@ impl Replay {
             topic.recovered_head = topic.shown.head;
             topic.prune(floor);
             topic.ordered = topic.shown;
+            if let Some(mut queue) = topic.queue.take() {
+                let head = topic.shown.head;
+                queue.keep_live(|seq| {
+                    topic.config.leases_durable
+                        && (floor + 1..=head).contains(&seq)
+                        && !topic.deleted.contains(seq)
+                        && !topic.vacant.contains(seq)
+                });
+                topic.queue = Some(queue);
+            }
             let sealing = &mut shard.sealing;
             let dead = topic.earliest() - 1;
             topic.index.drop_through(dead, |block| sealing.release(block.segment));

@@ -272,6 +272,10 @@ impl Shard {
         topic.hidden.count += count;
         topic.hidden.bytes += bytes;
         topic.hidden.block = block;
+        // They count no more, and with them neither do the jobs that they are.
+        if let Some(queue) = &mut topic.queue {
+            queue.remove_through(through);
+        }
     }
 
     pub(super) fn unreadable(&self, block: &SealedBlock, why: &str) -> No {

@@ -183,6 +183,9 @@ impl Shard {
         topic.planned = None;
         topic.ordered.count -= gone.count;
         topic.ordered.bytes -= gone.bytes;
+        if let Some(queue) = &mut topic.queue {
+            queue.leave_through(gone.seq);
+        }
         let id = topic.id;
         self.quota.give_bytes(gone.bytes);
         self.enqueue(slot, id, block, Effect::Evicted(gone))
@@ -262,6 +265,9 @@ impl Shard {
     pub fn state(&mut self, name: &[u8], touch: bool, now: Millis) -> Result<(TopicView<'_>, Wait), No> {
         let slot = self.slot_of(name)?;
         let wait = self.expire(slot, now)?;
+        if self.topic(slot).queue.is_some() {
+            self.notice_queue(slot, now);
+        }
         if touch {
             let topic = self.topic_mut(slot);
             topic.last_read_ts = Some(now);

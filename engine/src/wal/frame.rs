@@ -9,8 +9,8 @@
 //! entry       at  bytes  field
 //!              0      4  body_bytes
 //!              4      1  kind: 1 records, 2 delete, 3 topic, 4 drop, 5 reserve, 6 floor,
-//!                        7 link, 8 router, 9 router drop, 10 trim;
-//!                        11…15 kept for queue events, cursors, keyed state, spells
+//!                        7 link, 8 router, 9 router drop, 10 trim, 11 lease;
+//!                        12…15 kept for cursors, keyed state, spells
 //!              5      1  flags: 1 last entry of its batch
 //!              6      2  zero
 //!              8         body
@@ -81,6 +81,8 @@ pub enum Kind {
     RouterDrop = 9,
     /// Seqs left vacant for what a router's source lost (I-68).
     Trim = 10,
+    /// What jobs of a queue are doing (I-85).
+    Lease = 11,
 }
 
 impl Kind {
@@ -96,6 +98,7 @@ impl Kind {
             8 => Kind::Router,
             9 => Kind::RouterDrop,
             10 => Kind::Trim,
+            11 => Kind::Lease,
             _ => return None,
         })
     }

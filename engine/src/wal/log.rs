@@ -85,7 +85,7 @@ pub struct LogStats {
     pub frames: u64,
     /// Batches of copies that routers made; not among the frames (I-61).
     pub copies: u64,
-    /// Bookkeeping entries: reservations, floors, positions of routers, trims.
+    /// Bookkeeping entries: reservations, floors, positions of routers, trims, leases.
     pub marks: u64,
     /// Blocks written.
     pub blocks: u64,
@@ -266,7 +266,7 @@ impl Log {
             self.close_block(true);
         }
         match kind {
-            Kind::Reserve | Kind::Floor | Kind::Link | Kind::Trim => self.stats.marks += 1,
+            Kind::Reserve | Kind::Floor | Kind::Link | Kind::Trim | Kind::Lease => self.stats.marks += 1,
             Kind::Records | Kind::Delete | Kind::Topic | Kind::Drop | Kind::Router | Kind::RouterDrop => {
                 self.stats.frames += 1
             }

@@ -8,6 +8,8 @@ use crate::config::TopicConfig;
 use crate::error::FormatError;
 use crate::ids::{RouterId, TopicId};
 use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
+use crate::queue::StoredJob;
+use crate::queue::entry::decode_jobs;
 use crate::router::{LinkState, RouterDef};
 
 /// What lies at a place where a block could begin.
@@ -178,6 +180,13 @@ pub enum Entry<'a> {
     Router(Box<RouterDef>),
     /// Routers deleted.
     RouterDrop(Vec<RouterId>),
+    /// What jobs of a queue are doing.
+    Lease {
+        /// Whose.
+        topic: TopicId,
+        /// The jobs.
+        jobs: Vec<StoredJob>,
+    },
 }
 
 impl Entry<'_> {
@@ -188,7 +197,8 @@ impl Entry<'_> {
             Entry::Delete { topic, .. }
             | Entry::Reserve { topic, .. }
             | Entry::Floor { topic, .. }
-            | Entry::Trim { topic, .. } => Some(*topic),
+            | Entry::Trim { topic, .. }
+            | Entry::Lease { topic, .. } => Some(*topic),
             Entry::Topic { id, .. } | Entry::Drop(id) => Some(*id),
             Entry::Link { state, .. } => Some(state.dest),
             Entry::Router(_) | Entry::RouterDrop(_) => None,
@@ -257,6 +267,10 @@ fn read_entry(kind: Kind, body: &[u8]) -> Result<Entry<'_>, FormatError> {
         Kind::RouterDrop => {
             let ids = (0..body.len() / 8).map(|index| number(index).map(RouterId));
             Entry::RouterDrop(ids.collect::<Result<_, FormatError>>()?)
+        }
+        Kind::Lease => {
+            let (topic, jobs) = decode_jobs(body)?;
+            Entry::Lease { topic, jobs }
         }
     })
 }

@@ -20,6 +20,7 @@ pub(crate) fn fault_of(error: &EngineError, topic: &str) -> Fault {
         EngineError::DeadLetterSelf => {
             Fault::invalid_request("`dead_letter` must name another topic than the queue itself")
         }
+        EngineError::NotAQueue => Fault::not_a_queue(topic),
         EngineError::TypeConflict { existing, requested } => {
             Fault::topic_type_change(topic, type_name(*existing), type_name(*requested))
         }
