@@ -37,6 +37,8 @@ pub const DIFF_BYTES_MAX: u64 = 8 << 20;
 pub const SEQ_RESERVE: u64 = 1024;
 /// Jobs one claim hands out at most (§10.2).
 pub const CLAIM_JOBS_MAX: u32 = 1000;
+/// Bytes (J-23) that one claim, or one window of claims, hands out at most, but always one job.
+pub const CLAIM_BYTES_MAX: u64 = 64 << 20;
 /// Shortest lease (§2, Q-55).
 pub const LEASE_MS_MIN: u64 = 100;
 /// Longest lease (§2, Q-55).

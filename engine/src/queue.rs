@@ -14,7 +14,6 @@ use crate::ids::{Millis, Seq};
 use ahash::AHashMap;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
-use std::fmt;
 use std::rc::Rc;
 
 /// Lists that forget lazily are cleaned when they hold this much more than twice what is alive.
@@ -23,28 +22,6 @@ const SLACK: usize = 64;
 /// Names one hand-out for ever (I-86): the run of the shard in the high half, a counter in the low one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseToken(pub u128);
-
-impl LeaseToken {
-    /// Bytes of the text form at most.
-    pub const TEXT_BYTES_MAX: usize = 6 + 32;
-
-    /// Reads the text form, hex digits in either case. `None`: no token of ours looks like this.
-    pub fn parse(text: &[u8]) -> Option<LeaseToken> {
-        let digits = text.strip_prefix(b"lease_")?;
-        if digits.is_empty() || digits.len() > 32 || digits[0] == b'0' {
-            return None;
-        }
-        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
-        u128::from_str_radix(digits, 16).ok().map(LeaseToken)
-    }
-}
-
-/// The text form.
-impl fmt::Display for LeaseToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lease_{:x}", self.0)
-    }
-}
 
 /// What a job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,7 +253,8 @@ impl Queue {
             settled: false,
             volatile: grant.volatile,
         });
-        assert!(job.state == JobState::Ready && job.presence == Presence::Here, "only ready jobs are leased");
+        let ready = job.state == JobState::Ready && job.presence == Presence::Here;
+        assert!(ready, "seq {} is not ready to be leased: {job:?}", grant.seq);
         if job.deliveries > 0 {
             self.returned.remove(&grant.seq);
         }

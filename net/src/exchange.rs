@@ -17,14 +17,16 @@ use crate::http::response::JSON;
 use crate::json::BodyError;
 use crate::json::config::parse_config;
 use crate::json::control::{parse_delete, parse_diff};
-use crate::json::queue::SEQS_MAX;
+use crate::json::queue::{
+    ClaimRequest, LeaseRequest, SEQS_MAX, parse_ack, parse_claim, parse_extend, parse_nack,
+};
 use crate::json::write::{WriteScratch, parse_write};
-use crate::message::{Caller, DeleteOp, ListEntry, ListOp, Op};
+use crate::message::{Caller, ClaimOp, Claimant, DeleteOp, ListEntry, ListOp, Op, SettleOp, Verdict};
 use crate::metrics::ShardReport;
 use crate::route::{Route, Routed, route};
 use crate::service::{Handled, Service};
 use runelog_engine::limits::BATCH_RECORDS_MAX;
-use runelog_engine::shard::AppendRequest;
+use runelog_engine::shard::{AppendRequest, Named};
 use std::time::Instant;
 
 /// Where an answer goes: behind what a connection's output holds already, or to a stream of one.
@@ -238,6 +240,36 @@ impl Exchange {
                 let op = DeleteOp { topic: self.topic.as_str().into(), request, deletion: None };
                 service.operate(caller, &self.topic, Op::Delete(Box::new(op)))
             }
+            Route::Claim(_) => {
+                // Whatever its media type (§10.2).
+                if body.is_empty() {
+                    return Err(Fault::invalid_request("a claim needs a body that names its `node`"));
+                }
+                json()?;
+                let ClaimRequest { node, max, lease_ms } =
+                    parse_claim(body).map_err(|error| body_fault(&error))?;
+                let claimant = Claimant { node, max, lease_ms, holder: 0 };
+                let topic = self.topic.as_str().into();
+                let op = ClaimOp { topic, claimants: vec![claimant], ..ClaimOp::default() };
+                service.operate(caller, &self.topic, Op::Claim(Box::new(op)))
+            }
+            Route::Ack(_) | Route::Nack(_) | Route::Extend(_) => {
+                json()?;
+                let parsed = match target {
+                    Route::Ack(_) => parse_ack(body).map(|request| (request, Verdict::Ack)),
+                    Route::Nack(_) => {
+                        parse_nack(body).map(|(request, delay_ms)| (request, Verdict::Nack { delay_ms }))
+                    }
+                    _ => {
+                        parse_extend(body).map(|(request, lease_ms)| (request, Verdict::Extend { lease_ms }))
+                    }
+                };
+                let (LeaseRequest { node, jobs }, verdict) = parsed.map_err(|error| body_fault(&error))?;
+                let named = jobs.into_iter().map(|(seq, fence)| Named { seq, fence: fence.to_engine() });
+                let op =
+                    SettleOp { topic: self.topic.as_str().into(), node, named: named.collect(), verdict };
+                service.operate(caller, &self.topic, Op::Settle(Box::new(op)))
+            }
             Route::PutTopic(_) => {
                 let request = match body.is_empty() {
                     true => Default::default(),
@@ -321,7 +353,7 @@ impl Exchange {
     }
 }
 
-fn body_fault(error: &BodyError) -> Fault {
+pub(crate) fn body_fault(error: &BodyError) -> Fault {
     match error {
         BodyError::BatchTooLarge => Fault::batch_too_large(BATCH_RECORDS_MAX),
         BodyError::TooManySeqs(seqs) => Fault::too_many_seqs(*seqs, SEQS_MAX as u64),

@@ -49,6 +49,12 @@ pub const BUSY_MAX: usize = 4096;
 pub const BUSY_MS_MAX: u64 = 5_000;
 /// Long-polls that wait on one core; more are `429`.
 pub const POLLS_MAX: usize = 100_000;
+/// Claims of one core that wait for the end of their window; more are `429`.
+pub const CLAIMS_WAITING_MAX: usize = 65_536;
+/// Jobs that the claims of one window may ask for together; a claim beyond is `429`.
+pub const CLAIM_WINDOW_JOBS_MAX: u64 = 16_384;
+/// Jobs that one claim moves to the dead-letter topic; further ones are passed over until the next.
+pub const MOVES_PER_CLAIM_MAX: usize = 1024;
 /// Bytes of request bodies that one core's connections may be collecting at once; a further body that
 /// comes in pieces is `429`. One alone may be larger, up to the body limit.
 pub const BODIES_BYTES_MAX: u64 = 1 << 30;

@@ -6,7 +6,8 @@ use crate::json::control::DiffRequest;
 use crate::metrics::ShardReport;
 use runelog_engine::config::TopicConfig;
 use runelog_engine::event::RecordSpan;
-use runelog_engine::shard::{DeleteRequest, Deletion};
+use runelog_engine::ids::Seq;
+use runelog_engine::shard::{Claimer, DeleteRequest, Deletion, Named, TopicRef};
 use std::os::fd::OwnedFd;
 
 /// An operation for the owner of a topic, owning everything it needs.
@@ -32,6 +33,19 @@ pub(crate) enum Op {
     DropTopic {
         topic: Box<str>,
         if_empty: bool,
+    },
+    Claim(Box<ClaimOp>),
+    Settle(Box<SettleOp>),
+    /// Makes the copy of a job that goes to the dead-letter topic.
+    DeadLetter {
+        topic: TopicRef,
+        name: Box<str>,
+        seq: Seq,
+    },
+    /// Those copies are safe.
+    DeadLettersDone {
+        topic: TopicRef,
+        seqs: Vec<Seq>,
     },
     /// To every shard; the asking core merges.
     List(Box<ListOp>),
@@ -63,6 +77,55 @@ pub(crate) struct DeleteOp {
     pub(crate) request: DeleteRequest,
     /// Set once the owner has ordered it.
     pub(crate) deletion: Option<Deletion>,
+}
+
+/// One who asks for jobs.
+#[derive(Debug)]
+pub(crate) struct Claimant {
+    pub(crate) node: Box<str>,
+    pub(crate) max: u32,
+    pub(crate) lease_ms: Option<u64>,
+    /// The stream that will hold them, 0 for a claim.
+    pub(crate) holder: u64,
+}
+
+impl Claimant {
+    pub(crate) fn claimer(&self) -> Claimer<'_> {
+        let Claimant { node, max, lease_ms, holder } = self;
+        Claimer { node: node.as_bytes(), max: *max, lease_ms: *lease_ms, holder: *holder }
+    }
+}
+
+/// A claim, or all claims of a window.
+#[derive(Debug, Default)]
+pub(crate) struct ClaimOp {
+    pub(crate) topic: Box<str>,
+    pub(crate) claimants: Vec<Claimant>,
+    /// It was checked, and its window is over.
+    pub(crate) admitted: bool,
+    /// It is answered with [`Answer::Claims`].
+    pub(crate) windowed: bool,
+    /// Jobs that it met and that were to be moved.
+    pub(crate) moved: usize,
+    /// Those that could not be.
+    pub(crate) failed: Vec<Seq>,
+    /// Where.
+    pub(crate) topic_ref: Option<TopicRef>,
+}
+
+/// An ack, nack or extend.
+pub(crate) struct SettleOp {
+    pub(crate) topic: Box<str>,
+    pub(crate) node: Box<str>,
+    pub(crate) named: Vec<Named>,
+    pub(crate) verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ack,
+    Nack { delay_ms: u64 },
+    Extend { lease_ms: u64 },
 }
 
 #[derive(Clone)]
@@ -105,6 +168,15 @@ pub(crate) enum Answer {
         json: Vec<u8>,
         scanned: Option<u64>,
     },
+    /// An acknowledgement of jobs that waited for a sync: a body, and how long (P-2).
+    Synced {
+        json: Vec<u8>,
+        commit_ns: u64,
+    },
+    /// The parts of a window's claimers, each an object without its end.
+    Claims(Vec<Vec<u8>>),
+    /// A copy for the dead-letter topic; `None`: there is nothing to be copied.
+    DeadLetter(Option<Box<AppendOp>>),
     Fault(Box<Fault>, Option<Box<AppendOp>>),
     ListPart(Vec<ListEntry>),
     ReportPart(Box<ShardReport>),
@@ -135,7 +207,6 @@ pub(crate) enum Caller {
         stream: u32,
     },
     /// The service itself, for something that spans cores ([`Service::ask`](crate::service::Service::ask)).
-    #[allow(dead_code, reason = "nothing spans cores yet")]
     Task(u64),
 }
 

@@ -6,8 +6,8 @@ use crate::handlers::topics::class_name;
 use crate::http::json_out::{write_f64, write_str, write_u64};
 use crate::mesh;
 use runelog_engine::cache::CacheStats;
-use runelog_engine::config::{Class, TopicType};
-use runelog_engine::shard::{Shard, ShardGauges};
+use runelog_engine::config::Class;
+use runelog_engine::shard::{QueueCounts, Shard, ShardGauges};
 use runelog_engine::wal::log::{FSYNC_BOUNDS_US, LogStats};
 
 /// Topics with series of their own at most (H-6).
@@ -50,7 +50,7 @@ struct TopicSeries {
     earliest: u64,
     records: u64,
     bytes: u64,
-    queue: bool,
+    queue: Option<QueueCounts>,
 }
 
 /// What one core says of itself.
@@ -79,7 +79,7 @@ impl ShardReport {
                 earliest: view.earliest,
                 records: view.totals.count,
                 bytes: view.totals.bytes,
-                queue: view.config.kind == TopicType::Queue,
+                queue: view.queue,
             });
         });
         ShardReport {
@@ -129,7 +129,7 @@ pub(crate) fn render_json(out: &mut Vec<u8>, reports: &[ShardReport], uptime_ms:
         ("records_live".into(), sum(reports, |report| report.gauges.records)),
         ("bytes_live".into(), sum(reports, |report| report.gauges.bytes)),
         ("queue_topics".into(), sum(reports, |report| report.gauges.queues)),
-        ("queue_leases_in_flight".into(), 0),
+        ("queue_leases_in_flight".into(), sum(reports, |report| report.gauges.leases)),
         ("sse_connections".into(), 0),
         ("watch_sessions".into(), 0),
     ]);
@@ -218,7 +218,7 @@ pub(crate) fn render_text(out: &mut Vec<u8>, reports: &[ShardReport], uptime_ms:
     text.single("topics_bytes_live", "gauge", "Bytes of live records.", sum(reports, |r| r.gauges.bytes));
     render_topics(&mut text, reports);
     text.single("topics_queue_topics", "gauge", "Queue topics.", sum(reports, |r| r.gauges.queues));
-    text.single("topics_queue_leases_in_flight", "gauge", "Leased jobs.", 0);
+    text.single("topics_queue_leases_in_flight", "gauge", "Leased jobs.", sum(reports, |r| r.gauges.leases));
     text.single("topics_sse_connections", "gauge", "Open streams.", 0);
     text.single("topics_watch_sessions", "gauge", "Watch sessions.", 0);
     text.single("topics_ready", "gauge", "1 once recovery is complete.", 1);
@@ -246,14 +246,17 @@ fn render_topics(text: &mut Text<'_>, reports: &[ShardReport]) {
             text.line(name, &[("topic", label(topic))], value(topic));
         }
     }
-    let queues: [(&str, &str, Value); 2] = [
-        ("topics_topic_queue_ready", "Ready jobs of a queue.", |topic| topic.records),
-        ("topics_topic_queue_in_flight", "Leased jobs of a queue.", |_| 0),
+    type OfQueue = fn(&QueueCounts) -> u64;
+    let queues: [(&str, &str, OfQueue); 2] = [
+        ("topics_topic_queue_ready", "Ready jobs of a queue.", |queue| queue.ready),
+        ("topics_topic_queue_in_flight", "Leased jobs of a queue.", |queue| queue.in_flight),
     ];
     for (name, help, value) in queues {
         text.head(name, "gauge", help);
-        for topic in topics.iter().filter(|topic| topic.queue) {
-            text.line(name, &[("topic", label(topic))], value(topic));
+        for topic in &topics {
+            if let Some(queue) = &topic.queue {
+                text.line(name, &[("topic", label(topic))], value(queue));
+            }
         }
     }
     let help = "1 if there are more topics than series.";

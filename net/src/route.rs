@@ -4,7 +4,7 @@
 //! Always true: paths are compared as raw bytes (T-20), and a name is decoded only after its path
 //! matched (B-1), so `%2F` in a name is never a separator.
 //!
-//! Not served yet, hence unknown paths: routers, watch, ws, and claim, ack, nack, extend, work.
+//! Not served yet, hence unknown paths: routers, watch, ws, work.
 
 use crate::fault::Fault;
 use crate::http::percent;
@@ -64,6 +64,14 @@ pub enum Route<'a> {
     Diff(Segment<'a>),
     /// `POST /v0/topics/{topic}/delete`: delete records (6)
     DeleteRecords(Segment<'a>),
+    /// `POST /v0/topics/{topic}/claim` (10.2)
+    Claim(Segment<'a>),
+    /// `POST /v0/topics/{topic}/ack` (10.4)
+    Ack(Segment<'a>),
+    /// `POST /v0/topics/{topic}/nack` (10.5)
+    Nack(Segment<'a>),
+    /// `POST /v0/topics/{topic}/extend` (10.6)
+    Extend(Segment<'a>),
     /// `GET /v0/health`, `/healthz` (H-1)
     Health,
     /// `GET /v0/ready`, `/readyz` (H-2)
@@ -81,7 +89,11 @@ impl<'a> Route<'a> {
             | Route::DeleteTopic(topic)
             | Route::Append(topic)
             | Route::Diff(topic)
-            | Route::DeleteRecords(topic) => Some(topic),
+            | Route::DeleteRecords(topic)
+            | Route::Claim(topic)
+            | Route::Ack(topic)
+            | Route::Nack(topic)
+            | Route::Extend(topic) => Some(topic),
             Route::ListTopics | Route::Health | Route::Ready | Route::Metrics => None,
         }
     }
@@ -89,7 +101,14 @@ impl<'a> Route<'a> {
     /// Whether the request body is read; on the others it is ignored, whatever it is (T-16).
     pub fn takes_body(&self) -> bool {
         match self {
-            Route::PutTopic(_) | Route::Append(_) | Route::Diff(_) | Route::DeleteRecords(_) => true,
+            Route::PutTopic(_)
+            | Route::Append(_)
+            | Route::Diff(_)
+            | Route::DeleteRecords(_)
+            | Route::Claim(_)
+            | Route::Ack(_)
+            | Route::Nack(_)
+            | Route::Extend(_) => true,
             Route::GetTopic(_)
             | Route::ListTopics
             | Route::DeleteTopic(_)
@@ -136,6 +155,10 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
         None => on_topic(method, topic),
         Some(b"diff") => post_only(Route::Diff(topic)),
         Some(b"delete") => post_only(Route::DeleteRecords(topic)),
+        Some(b"claim") => post_only(Route::Claim(topic)),
+        Some(b"ack") => post_only(Route::Ack(topic)),
+        Some(b"nack") => post_only(Route::Nack(topic)),
+        Some(b"extend") => post_only(Route::Extend(topic)),
         Some(_) => Routed::NotFound,
     }
 }
@@ -174,7 +197,7 @@ mod tests {
         let t = Segment(b"t");
         let read = |route| vec![(Method::Get, route), (Method::Head, route)];
         type Row<'a> = (&'a str, &'a [u8], Vec<(Method, Route<'a>)>, &'a str);
-        let table: [Row<'_>; 9] = [
+        let table: [Row<'_>; 13] = [
             // rule, path, what its methods mean, Allow
             ("T-15 3.3", b"/v0/topics", read(Route::ListTopics), "GET, HEAD"),
             ("T-15 H-1", b"/v0/health", read(Route::Health), "GET, HEAD"),
@@ -184,6 +207,10 @@ mod tests {
             ("T-15 H-4", b"/v0/metrics", read(Route::Metrics), "GET, HEAD"),
             ("T-15 5", b"/v0/topics/t/diff", vec![(Method::Post, Route::Diff(t))], "POST"),
             ("T-15 6", b"/v0/topics/t/delete", vec![(Method::Post, Route::DeleteRecords(t))], "POST"),
+            ("T-15 10.2", b"/v0/topics/t/claim", vec![(Method::Post, Route::Claim(t))], "POST"),
+            ("T-15 10.4", b"/v0/topics/t/ack", vec![(Method::Post, Route::Ack(t))], "POST"),
+            ("T-15 10.5", b"/v0/topics/t/nack", vec![(Method::Post, Route::Nack(t))], "POST"),
+            ("T-15 10.6", b"/v0/topics/t/extend", vec![(Method::Post, Route::Extend(t))], "POST"),
             (
                 "T-15 3 4",
                 b"/v0/topics/t",
@@ -211,7 +238,7 @@ mod tests {
 
     #[test]
     fn any_other_path_is_unknown_for_every_method() {
-        let table: [(&str, &[u8]); 31] = [
+        let table: [(&str, &[u8]); 30] = [
             ("T-20 case", b"/v0/Topics"),
             ("T-20 case", b"/V0/topics"),
             ("T-20 case", b"/v0/topics/t/Diff"),
@@ -237,7 +264,6 @@ mod tests {
             ("T-21", b"*"),
             ("T-21", b"/v0/topics/t/other"),
             ("T-21", b"/v0/topics/t/diff/x"),
-            ("T-21 not served yet", b"/v0/topics/t/claim"),
             ("T-21 not served yet", b"/v0/topics/t/work"),
             ("T-21 not served yet", b"/v0/routers"),
             ("T-21 not served yet", b"/v0/routers/r"),

@@ -6,6 +6,7 @@
 //! Waiting never blocks: an answer that must wait is put down with the block it waits for; an operation
 //! that must be asked again is put down whole. Both are bounded.
 
+mod queue;
 mod run;
 mod tasks;
 
@@ -19,6 +20,7 @@ use crate::message::{Answer, AppendAnswer, AppendOp, Caller, DiffOp, Message, Op
 use crate::metrics::CoreCounters;
 use crate::timers::{TimerId, Wheel};
 use ahash::AHashMap;
+use queue::Queues;
 use runelog_engine::config::Class;
 use runelog_engine::error::{EngineError, No};
 use runelog_engine::ids::Millis;
@@ -78,7 +80,6 @@ enum Ran {
     /// Wait for the topic.
     Poll(Box<DiffOp>, EmptyRead),
     /// It spans cores: this goes on with it and answers in the end ([`Service::answer`]).
-    #[expect(dead_code, reason = "nothing spans cores yet")]
     Task(Begin),
 }
 
@@ -109,6 +110,7 @@ pub(crate) struct Service {
     /// Answers for requests of this core: connection and stream of it.
     pub(crate) answers: VecDeque<(u64, u32, Answer)>,
     tasks: Tasks,
+    queues: Queues,
     /// Connections handed over by another core.
     pub(crate) adopted: Vec<std::os::fd::OwnedFd>,
     /// Messages that found a full mesh.
@@ -157,6 +159,7 @@ impl Service {
             wheel: Wheel::new(steady_ms),
             answers: VecDeque::new(),
             tasks: Tasks::default(),
+            queues: Queues::new(steady_ms),
             adopted: Vec::new(),
             outbox: VecDeque::new(),
             carriers: Vec::new(),
@@ -446,6 +449,7 @@ impl Service {
         self.release();
         self.wake_polls();
         self.expire_polls(self.steady_ms);
+        self.end_windows();
         self.retry_loaded();
         self.retry_busy();
         self.run_tasks();
@@ -462,8 +466,11 @@ impl Service {
         let committed = self.shard.committed();
         while self.held.front().is_some_and(|held| held.wait <= committed) {
             let mut held = self.held.pop_front().expect("just seen");
-            if let Answer::Append(answer, _) = &mut held.answer {
-                answer.commit_ns = held.since.elapsed().as_nanos() as u64;
+            match &mut held.answer {
+                Answer::Append(AppendAnswer { commit_ns, .. }, _) | Answer::Synced { commit_ns, .. } => {
+                    *commit_ns = held.since.elapsed().as_nanos() as u64;
+                }
+                _ => {}
             }
             self.deliver_later(held.origin, held.answer);
         }
@@ -582,10 +589,14 @@ impl Service {
 
     /// An operation ends without having run to its end.
     fn abandon(&mut self, op: &Op) {
-        if let Op::Delete(delete) = op
-            && let Some(deletion) = &delete.deletion
-        {
-            self.shard.delete_abandon(deletion);
+        match op {
+            Op::Delete(delete) => {
+                if let Some(deletion) = &delete.deletion {
+                    self.shard.delete_abandon(deletion);
+                }
+            }
+            Op::Claim(claim) => self.end_claim(claim),
+            _ => {}
         }
     }
 
@@ -612,12 +623,13 @@ impl Service {
 
     /// When the next long-poll ends.
     pub(crate) fn next_wake_ms(&self) -> Option<u64> {
-        self.wheel.next_wake_ms()
+        let (polls, queues) = (self.wheel.next_wake_ms(), self.queues.next_wake_ms());
+        polls.into_iter().chain(queues).min()
     }
 
     /// Whether no request is in progress here.
     pub(crate) fn is_quiet(&self) -> bool {
-        !self.is_waiting() && self.polls.is_empty() && self.answers.is_empty()
+        !self.is_waiting() && self.polls.is_empty() && self.queues.is_quiet() && self.answers.is_empty()
     }
 
     /// Long-polls that wait here.

@@ -14,7 +14,8 @@ use crate::event::Record;
 use crate::ids::{Millis, Seq};
 use crate::index::{SealedBlock, Source, Wanted};
 use crate::limits::{
-    CLAIM_JOBS_MAX, DEAD_LETTERS_AT_ONCE, DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN, QUEUE_KNOWN_MAX,
+    CLAIM_BYTES_MAX, CLAIM_JOBS_MAX, DEAD_LETTERS_AT_ONCE, DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN,
+    QUEUE_KNOWN_MAX,
 };
 use crate::queue::entry::{JOB_BYTES, encode_jobs};
 use crate::queue::{Acked, Grant, LeaseToken, Queue, StoredJob, Terms};
@@ -144,6 +145,7 @@ impl Shard {
             max => max,
         };
         let mut seqs = std::mem::take(&mut self.queue_scratch.seqs);
+        seqs.clear();
         let dead = self.returned_jobs(slot, wanted, limit, &mut seqs);
         if divert && !dead.is_empty() {
             self.queue_scratch.seqs = seqs;
@@ -158,12 +160,18 @@ impl Shard {
             grants: std::mem::take(&mut self.queue_scratch.grants),
             left: claimers.iter().map(Claimer::clamped_max).collect(),
             turn: 0,
+            bytes_left: CLAIM_BYTES_MAX,
             fresh: self.topic(slot).queue.as_ref().expect("a queue").fresh,
         };
         let found = self.pick(slot, &seqs, &mut pass, &terms, &mut visit);
         seqs.clear();
         self.queue_scratch.seqs = seqs;
         if let Err(no) = found {
+            if pass.grants.is_empty() {
+                // What was passed is not looked at again, or two blocks that do not fit the cache
+                // together would be loaded in turns.
+                self.queue_mut(slot).fresh = pass.fresh;
+            }
             pass.grants.clear();
             self.queue_scratch.grants = pass.grants;
             return Err(no);
@@ -252,7 +260,11 @@ impl Shard {
         let topic = self.topic(slot);
         let queue = topic.queue.as_ref().expect("a queue");
         let mut room = Room { left: self.cache.borrow().working_set_bytes(), last: None, wanted: Vec::new() };
+        let mut crowded = false;
         for seq in returned {
+            if pass.is_full() {
+                break;
+            }
             let deliveries = queue.deliveries(*seq);
             let mut offer = |record: &Record<'_>, volatile| {
                 // Once a block is missing nothing is handed out: it is only found out what else is.
@@ -267,6 +279,7 @@ impl Shard {
                 }
                 Source::Sealed(block) => {
                     if !room.take(block) {
+                        crowded = true;
                         break;
                     }
                     let Some(found) = self.cache.borrow_mut().get(&block.key()) else {
@@ -282,13 +295,10 @@ impl Shard {
         if !room.wanted.is_empty() {
             return Err(No::Load(Wanted::Blocks(room.wanted)));
         }
-        // Only after a recovery can a job that was never delivered lie below one that was: it waits for
-        // the next claim, so that entries ascend.
-        let last = returned.last().copied().unwrap_or(0);
-        if last >= pass.fresh && !pass.grants.is_empty() {
-            return Ok(());
+        match crowded {
+            true => Ok(()),
+            false => self.pick_fresh(topic, queue, pass, &mut room, terms, visit),
         }
-        self.pick_fresh(topic, queue, pass, &mut room, terms, visit)
     }
 
     /// Picks jobs that were never delivered, in seq order.
@@ -305,6 +315,9 @@ impl Shard {
         let mut at = pass.fresh.max(topic.ordered.floor() + 1);
         let leaving = topic.deleting.iter().any(|ranges| ranges.last().is_some_and(|(_, last)| *last >= at));
         let mut known = queue.known();
+        // Only after a recovery can a job that was never delivered lie below one that was: it waits for
+        // the next claim, so that entries ascend.
+        let above = pass.grants.last().map_or(0, |grant| grant.seq);
         let mut examined = 0;
         while at <= head && !pass.is_full() {
             examined += 1;
@@ -327,11 +340,14 @@ impl Shard {
                 if record.seq > head || pass.is_full() || known >= QUEUE_KNOWN_MAX {
                     return false;
                 }
-                *at = record.seq + 1;
                 examined += 1;
                 let gone = topic.deleted.contains(record.seq)
                     || leaving && topic.is_deleted_in_order(record.seq)
                     || record.seq <= queue.recovered_through && queue.knows(record.seq);
+                if !gone && record.seq < above {
+                    return false;
+                }
+                *at = record.seq + 1;
                 if !gone {
                     pass.offer(record, source.is_heap(), 0, terms, visit);
                     known += 1;
@@ -354,6 +370,7 @@ impl Shard {
                         break;
                     }
                     let Some(found) = self.cache.borrow_mut().get(&block.key()) else {
+                        pass.fresh = at;
                         return Err(No::Load(Wanted::Blocks(room.ahead(topic, at))));
                     };
                     for record in found.records_from(at) {
@@ -642,13 +659,15 @@ struct Pass {
     /// What each claimer still wants.
     left: Vec<u32>,
     turn: usize,
+    /// What may still be handed out.
+    bytes_left: u64,
     /// The queue's, once this is done.
     fresh: Seq,
 }
 
 impl Pass {
     fn is_full(&self) -> bool {
-        self.left.iter().all(|left| *left == 0)
+        self.bytes_left == 0 || self.left.iter().all(|left| *left == 0)
     }
 
     /// Gives the job to the next claimer that wants one.
@@ -664,6 +683,7 @@ impl Pass {
             self.turn = (self.turn + 1) % self.left.len();
         }
         let claimer = self.turn;
+        self.bytes_left = self.bytes_left.saturating_sub(record.counted_bytes());
         self.left[claimer] -= 1;
         self.turn = (claimer + 1) % self.left.len();
         let token = LeaseToken(self.next_token);

@@ -3,7 +3,7 @@
 
 use super::type_name;
 use crate::http::json_out::{write_bool, write_i64, write_str, write_u64};
-use runelog_engine::config::{Class, Discard, TopicConfig, TopicType};
+use runelog_engine::config::{Class, Discard, TopicConfig};
 use runelog_engine::ids::Millis;
 use runelog_engine::shard::{Deleted, TopicView};
 
@@ -49,11 +49,14 @@ pub(crate) fn render_state(out: &mut Vec<u8>, view: &TopicView<'_>, now: Millis)
             None => out.extend_from_slice(b"null"),
         }
     }
-    if view.config.kind == TopicType::Queue {
-        // Nothing can be claimed yet, so every live job is ready.
+    if let Some(queue) = &view.queue {
         out.extend_from_slice(b",\"queue\":{\"ready\":");
-        write_u64(out, view.totals.count);
-        out.extend_from_slice(b",\"in_flight\":0,\"dead_lettered\":0}");
+        write_u64(out, queue.ready);
+        out.extend_from_slice(b",\"in_flight\":");
+        write_u64(out, queue.in_flight);
+        out.extend_from_slice(b",\"dead_lettered\":");
+        write_u64(out, queue.dead_lettered);
+        out.push(b'}');
     }
 }
 

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod fault;
 mod lanes;
+pub(crate) mod meta;
 pub mod queue;
 mod reader;
 pub mod router;

@@ -82,6 +82,26 @@ pub struct LeaseToken {
     pub counter: u64,
 }
 
+impl From<runelog_engine::queue::LeaseToken> for LeaseToken {
+    fn from(token: runelog_engine::queue::LeaseToken) -> LeaseToken {
+        LeaseToken { epoch: (token.0 >> 64) as u64, counter: token.0 as u64 }
+    }
+}
+
+impl Fence {
+    /// What the engine makes of it: `None` is any lease, `Some(None)` one that never was.
+    pub fn to_engine(self) -> Option<Option<runelog_engine::queue::LeaseToken>> {
+        match self {
+            Fence::None => None,
+            Fence::Foreign => Some(None),
+            Fence::Token(LeaseToken { epoch, counter }) => {
+                let token = u128::from(epoch) << 64 | u128::from(counter);
+                Some(Some(runelog_engine::queue::LeaseToken(token)))
+            }
+        }
+    }
+}
+
 const TOKEN_PREFIX: &[u8] = b"lease_";
 
 impl LeaseToken {

@@ -23,6 +23,10 @@ impl Service {
             }
             Op::Diff(op) => self.run_diff(op),
             Op::Delete(op) => self.run_delete(op),
+            Op::Claim(op) => self.run_claim(op),
+            Op::Settle(op) => self.run_settle(op),
+            Op::DeadLetter { topic, name, seq } => self.run_dead_letter(topic, name, seq),
+            Op::DeadLettersDone { topic, seqs } => self.run_dead_letters_done(topic, seqs),
             Op::PutTopic { topic, config } => {
                 match self.shard.put(topic.as_bytes(), (*config).clone(), now) {
                     Ok((created, wait)) => {
@@ -71,6 +75,7 @@ impl Service {
                 Ran::Answer(Answer::ListPart(entries), wait)
             }
             Op::Report => {
+                self.shard.notice_queues(now);
                 let report = ShardReport::take(&mut self.shard, &self.counters, self.mesh.counters());
                 Ran::Answer(Answer::ReportPart(Box::new(report)), Wait::default())
             }

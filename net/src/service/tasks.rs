@@ -35,7 +35,6 @@ impl Tasks {
 impl Service {
     /// Runs an operation on the shard of `core`; `then` gets its answer, in this turn or a later one,
     /// exactly once. Not for hot paths, and bounded by whoever begins the work: nothing is refused here.
-    #[expect(dead_code, reason = "nothing spans cores yet")]
     pub(crate) fn ask(&mut self, core: usize, op: Op, then: impl FnOnce(&mut Service, Answer) + 'static) {
         let id = self.tasks.next;
         self.tasks.next += 1;
