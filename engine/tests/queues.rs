@@ -448,7 +448,7 @@ impl Cut {
         for (_, what) in heard {
             match what {
                 What::Appended(first, last) => {
-                    (first..=last).for_each(|seq| drop(self.jobs.insert(seq, Known::default())))
+                    self.jobs.extend((first..=last).map(|seq| (seq, Known::default())));
                 }
                 What::Acked(seqs) => {
                     for seq in seqs {

@@ -87,7 +87,7 @@ impl Service {
             op.admitted = true;
             if jitter_ms > 0 {
                 return Ran::Task(Box::new(move |service, origin| {
-                    service.join_window(topic, jitter_ms, origin, op);
+                    service.join_window(topic, jitter_ms, origin, *op);
                 }));
             }
         }
@@ -144,8 +144,8 @@ impl Service {
     }
 
     /// The first claimer opens a window, the others wait for its end with it.
-    fn join_window(&mut self, topic: TopicRef, jitter_ms: u64, origin: Origin, op: Box<ClaimOp>) {
-        let ClaimOp { topic: name, claimants, .. } = *op;
+    fn join_window(&mut self, topic: TopicRef, jitter_ms: u64, origin: Origin, op: ClaimOp) {
+        let ClaimOp { topic: name, claimants, .. } = op;
         let claimant = claimants.into_iter().next().expect("one claimer");
         let wanted = u64::from(claimant.max.max(1));
         let queues = &mut self.queues;
@@ -290,14 +290,12 @@ impl Service {
         let (name, worker, now) = (topic.as_bytes(), node.as_bytes(), self.now);
         let mut json = Vec::with_capacity(192);
         let result = match *verdict {
-            Verdict::Ack => self.shard.ack(name, worker, named, now, skipped).map(|settled| {
+            Verdict::Ack => self.shard.ack(name, worker, named, now, skipped).inspect(|settled| {
                 render_settled(&mut json, topic, ("acked", settled.done), skipped, &settled.counts);
-                settled
             }),
             Verdict::Nack { delay_ms } => {
-                self.shard.nack(name, worker, named, delay_ms, now, skipped).map(|settled| {
+                self.shard.nack(name, worker, named, delay_ms, now, skipped).inspect(|settled| {
                     render_settled(&mut json, topic, ("nacked", settled.done), skipped, &settled.counts);
-                    settled
                 })
             }
             Verdict::Extend { lease_ms } => {
