@@ -200,6 +200,14 @@ impl Client {
         answer
     }
 
+    /// A call with a key.
+    pub(crate) fn call_as(&mut self, key: &str, method: &str, target: &str, body: &str) -> Answer {
+        self.send(request_as(key, method, target, body));
+        let answer = self.answer_to(method == "HEAD");
+        answer.check(target);
+        answer
+    }
+
     pub(crate) fn get(&mut self, target: &str) -> Answer {
         self.call("GET", target, "")
     }
@@ -257,6 +265,12 @@ pub(crate) fn request(method: &str, target: &str, body: &str) -> Vec<u8> {
         text += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
     }
     format!("{text}\r\n{body}").into_bytes()
+}
+
+/// The same with a key.
+pub(crate) fn request_as(key: &str, method: &str, target: &str, body: &str) -> Vec<u8> {
+    let text = String::from_utf8(request(method, target, body)).expect("UTF-8");
+    text.replacen("\r\n", &format!("\r\nAuthorization: Bearer {key}\r\n"), 1).into_bytes()
 }
 
 /// A body in chunks of `bytes` bytes.

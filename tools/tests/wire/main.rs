@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod append;
+mod auth;
 mod cold;
 mod delete;
 mod diff;
