@@ -426,7 +426,7 @@ fn a_key_has_so_many_requests_in_flight() {
         assert_eq!(ask("k"), 200, "L-6: answered");
 
         // Clients that go away: while they wait, and while they send a body.
-        drop(polls(1));
+        polls(1).map(Client::abort);
         until(200, "L-6: their clients are gone", || ask("k"));
         let mut sending = [0, 1].map(|_| held_open(&server, "k", &path));
         assert_eq!(ask("k"), 429, "L-6: two send");
@@ -441,6 +441,7 @@ fn a_key_has_so_many_requests_in_flight() {
         assert_eq!(ask("m"), 429, "L-6 B-1: before the 403");
         drop(sending);
         until(403, "L-6: gone", || ask("m"));
+        // The owner heard nothing of it, and its waits ended with the append.
         until(0, "their waits end", polling);
     }
 }

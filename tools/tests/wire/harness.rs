@@ -115,6 +115,24 @@ impl Client {
         self.stream.shutdown(Shutdown::Write).expect("half a shutdown");
     }
 
+    /// Goes away at once, as a killed client does: with a reset. A plain close might be half a one, of a
+    /// client that still waits for its answer.
+    pub(crate) fn abort(self) {
+        use std::os::fd::AsRawFd;
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: an option of our own socket, of the type that it takes.
+        let result = unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const linger).cast(),
+                size_of::<libc::linger>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(result, 0, "SO_LINGER");
+    }
+
     /// The next answer; `head` when it answers a HEAD and has no body.
     pub(crate) fn answer_to(&mut self, head: bool) -> Answer {
         let mut answer = self.answer_head();
