@@ -16,7 +16,7 @@ use crate::message::{Answer, Caller};
 use crate::service::Service;
 
 /// A connection may be idle, or send a head, this long (T-10).
-const HEAD_MS: u64 = 60_000;
+pub(crate) const HEAD_MS: u64 = 60_000;
 /// A body must come at this rate at least, after a first minute.
 const BODY_BYTES_PER_MS: u64 = 16;
 /// An answer must be taken at some rate: a client that takes nothing for this long is closed.
@@ -92,7 +92,8 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(shared: &Shared) -> Conn {
+    /// Of a client that connected at `since_ms`.
+    pub(crate) fn new(shared: &Shared, since_ms: u64) -> Conn {
         Conn {
             phase: Phase::Head,
             scanner: HeadScanner::new(),
@@ -103,7 +104,7 @@ impl Conn {
             skip_after: None,
             backlog: 0,
             collected: 0,
-            deadline_ms: shared.edge.steady_ms + HEAD_MS,
+            deadline_ms: since_ms + HEAD_MS,
             paused: false,
             peer_finished: false,
         }

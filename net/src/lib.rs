@@ -1,15 +1,18 @@
 //! The path of a request: bytes → HTTP → JSON spans → the owning core's shard → response bytes.
 //!
-//! Reading order: [`server`] starts the cores, `worker` is the loop of one, `conn` a connection, `exchange` a
-//! request, `service` the owner's side, `handlers` what an operation does; [`sockets`], [`mesh`] and [`timers`] are what the
-//! loop stands on; [`http`], [`json`], [`route`] and [`fault`] are pure.
+//! Reading order: [`server`] starts the cores, `worker` is the loop of one, `carrier` a connection, `conn`
+//! one that speaks HTTP/1.1 and `h2` one that speaks HTTP/2, `exchange` a request, `service` the owner's
+//! side, `handlers` what an operation does; [`sockets`], [`mesh`] and [`timers`] are what the loop stands
+//! on; [`http`], [`json`], [`route`] and [`fault`] are pure.
 
 pub mod auth;
 pub mod caps;
+mod carrier;
 mod conn;
 mod exchange;
 pub mod fault;
 mod gate;
+mod h2;
 mod handlers;
 pub mod http;
 pub mod json;

@@ -62,3 +62,26 @@ pub const BODIES_BYTES_MAX: u64 = 1 << 30;
 pub const TASK_ANSWERS_PER_TURN_MAX: usize = 1024;
 /// API keys at most. Every request is compared with all of them, at some nanoseconds each.
 pub const API_KEYS_MAX: usize = 10_000;
+/// HTTP/2: what a client may send ahead on one stream (T-10)…
+pub const H2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// …and on one connection.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Streams of one connection that may be open at once (T-10).
+pub const H2_STREAMS_MAX: u32 = 1024;
+/// Requests of one connection that are at work, those included that the client gave up since; a further
+/// one is refused. What resets its streams at once gains nothing by it.
+pub const H2_UNANSWERED_MAX: usize = 2 * H2_STREAMS_MAX as usize;
+/// Header bytes of one request as HTTP/2 counts them, 32 for each field included (T-8).
+pub const H2_HEADER_LIST_BYTES_MAX: u32 = 256 << 10;
+/// A client that was silent this long is asked whether it is there (T-10)…
+pub const H2_PING_EVERY_MS: u64 = 20_000;
+/// …and has this long to say so.
+pub const H2_PING_TIMEOUT_MS: u64 = 20_000;
+/// Bytes of a body that nobody wants, let through before the stream is reset.
+pub const H2_DISCARD_BYTES_MAX: usize = 128 << 20;
+/// A whole answer of which the client takes nothing for this long is given up.
+pub const H2_STALLED_MS: u64 = 60_000;
+
+// A stream that is answered makes room for the next; refusing must not begin before the protocol does.
+const _: () = assert!(H2_UNANSWERED_MAX >= H2_STREAMS_MAX as usize);
+const _: () = assert!(H2_STREAM_WINDOW_BYTES <= H2_CONNECTION_WINDOW_BYTES);

@@ -9,10 +9,11 @@
 //! core for good. A second task on these executors needs another way to get its turns.
 
 use crate::auth::Keys;
-use crate::conn::{Conn, INPUT_PAUSE_BYTES, Next, Shared};
+use crate::carrier::{Carrier, Due};
+use crate::conn::{INPUT_PAUSE_BYTES, Next, Shared};
 use crate::exchange::Edge;
 use crate::http::response::DateCache;
-use crate::limits::OUTPUT_BACKLOG_BYTES_MAX;
+use crate::limits::{H2_PING_EVERY_MS, OUTPUT_BACKLOG_BYTES_MAX};
 use crate::mesh;
 use crate::service::Service;
 use crate::sockets::{self, ConnId, Event, ListenerId, RecvBuf, Sockets};
@@ -62,7 +63,7 @@ pub(crate) struct Worker {
 
 /// The parts of a running core that are not in [`Worker`].
 struct Running {
-    conns: Vec<Option<(ConnId, Conn)>>,
+    conns: Vec<Option<(ConnId, Carrier)>>,
     deadlines: Wheel<ConnId>,
     shared: Shared,
     dates: DateCache,
@@ -246,7 +247,7 @@ impl Worker {
                 Event::Received { conn, buf } => self.received(conn, buf, running),
                 Event::PeerFinished { conn } => {
                     if let Some(state) = running.conn(conn) {
-                        state.peer_finished = true;
+                        state.peer_finished();
                         running.touched.push(conn);
                     }
                 }
@@ -296,8 +297,10 @@ impl Worker {
         if running.conns.len() <= id.index() {
             running.conns.resize_with(id.index() + 1, || None);
         }
-        let conn = Conn::new(&running.shared);
-        running.deadlines.insert(conn.deadline_ms, id);
+        let conn = Carrier::new(&running.shared);
+        // Looked at earlier than its deadline: it may turn out to be one that is pinged.
+        let steady_ms = running.shared.edge.steady_ms;
+        running.deadlines.insert(conn.deadline_ms().min(steady_ms + H2_PING_EVERY_MS), id);
         running.conns[id.index()] = Some((id, conn));
     }
 
@@ -336,8 +339,7 @@ impl Worker {
             return;
         }
         let full = conn.kept_bytes() > INPUT_PAUSE_BYTES;
-        if full != conn.paused {
-            conn.paused = full;
+        if conn.set_paused(full) {
             match full {
                 true => self.sockets.pause(&mut self.ring, id),
                 false => self.sockets.resume(&mut self.ring, id),
@@ -348,12 +350,12 @@ impl Worker {
     fn take_answers(&mut self, running: &mut Running) {
         // Connections that go on may be answered at once, so this ends only when all is quiet; each
         // round handles one request of a connection, and input is bounded.
-        while let Some((conn, _stream, answer)) = self.service.answers.pop_front() {
+        while let Some((conn, stream, answer)) = self.service.answers.pop_front() {
             let id = ConnId::from_bits(conn);
             let Running { conns, shared, .. } = running;
             let found = conns.get_mut(id.index()).and_then(Option::as_mut).filter(|(found, _)| *found == id);
             let (Some((_, conn)), Some(out)) = (found, self.sockets.output(id)) else { continue };
-            conn.on_answer(answer, out, &mut self.service, shared);
+            conn.on_answer(stream, answer, out, &mut self.service, shared);
             self.go_on(id, running);
         }
     }
@@ -363,11 +365,17 @@ impl Worker {
         while let Some(id) = running.deadlines.next_due(steady_ms) {
             let backlog = self.sockets.output_backlog(id);
             let Some(conn) = running.conn(id) else { continue };
-            if conn.deadline_ms <= steady_ms && !conn.gets_more_time(backlog, steady_ms) {
-                self.sockets.close(&mut self.ring, id);
-                continue;
+            let due = conn.on_deadline(backlog, steady_ms);
+            // Never at once again, whatever the deadline says.
+            let deadline_ms = conn.deadline_ms().clamp(steady_ms + 1_000, steady_ms + 60_000);
+            match due {
+                Due::Stays => {}
+                Due::Resume => self.go_on(id, running),
+                Due::Close => {
+                    self.sockets.close(&mut self.ring, id);
+                    continue;
+                }
             }
-            let deadline_ms = conn.deadline_ms.min(steady_ms + 60_000);
             running.deadlines.insert(deadline_ms, id);
         }
     }
@@ -378,16 +386,19 @@ impl Worker {
         for listener in std::mem::take(&mut running.listening) {
             self.sockets.stop_listening(&mut self.ring, listener);
         }
-        let idle: Vec<ConnId> =
-            running.conns.iter().flatten().filter(|(_, conn)| conn.is_idle()).map(|(id, _)| *id).collect();
-        for id in idle {
-            self.sockets.close_after_flush(&mut self.ring, id);
+        let conns: Vec<(ConnId, bool)> =
+            running.conns.iter_mut().flatten().map(|(id, conn)| (*id, conn.begin_stop())).collect();
+        for (id, idle) in conns {
+            match idle {
+                true => self.sockets.close_after_flush(&mut self.ring, id),
+                false => self.go_on(id, running),
+            }
         }
     }
 }
 
 impl Running {
-    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+    fn conn(&mut self, id: ConnId) -> Option<&mut Carrier> {
         let (found, conn) = self.conns.get_mut(id.index())?.as_mut()?;
         (*found == id).then_some(conn)
     }

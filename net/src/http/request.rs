@@ -48,7 +48,7 @@ pub enum Method {
 }
 
 impl Method {
-    fn from_token(token: &str) -> Method {
+    pub(crate) fn from_token(token: &str) -> Method {
         match token {
             "GET" => Method::Get,
             "HEAD" => Method::Head,
@@ -71,6 +71,8 @@ pub enum Version {
     V10,
     /// `HTTP/1.1`
     V11,
+    /// HTTP/2 (T-1); never in a request line
+    V20,
 }
 
 /// How the body behind a head is delimited (T-6).
@@ -414,7 +416,7 @@ fn decimal(value: &[u8]) -> Option<u64> {
 }
 
 /// The value as text, if it is visible ASCII with inner spaces and tabs at most (U-1).
-fn visible_ascii(value: &[u8]) -> Option<&str> {
+pub(crate) fn visible_ascii(value: &[u8]) -> Option<&str> {
     let visible = value.iter().all(|&byte| matches!(byte, b'\t' | b' '..=b'~'));
     if visible { std::str::from_utf8(value).ok() } else { None }
 }

@@ -36,7 +36,7 @@ impl Persist {
     /// What the client of `head` asked for.
     pub fn asked_by(head: &Head<'_>) -> Persist {
         match (head.keep_alive, head.version) {
-            (true, Version::V11) => Persist::Open,
+            (true, Version::V11 | Version::V20) => Persist::Open,
             (true, Version::V10) => Persist::OpenV10,
             (false, _) => Persist::Close,
         }
