@@ -7,6 +7,7 @@ use crate::message::Answer;
 use crate::service::Service;
 
 /// A connection. HTTP/1.1 lies here as it is: it is the usual one.
+#[allow(clippy::large_enum_variant, reason = "the usual one is not behind a pointer")]
 pub(crate) enum Carrier {
     /// Nothing came yet, or the beginning of what HTTP/2 begins with.
     New(New),

@@ -27,3 +27,5 @@ pub mod sockets;
 mod sys;
 pub mod timers;
 mod worker;
+#[allow(dead_code, unused_imports, reason = "no connection becomes a WebSocket yet")]
+mod ws;

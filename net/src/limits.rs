@@ -85,3 +85,11 @@ pub const H2_STALLED_MS: u64 = 60_000;
 // A stream that is answered makes room for the next; refusing must not begin before the protocol does.
 const _: () = assert!(H2_UNANSWERED_MAX >= H2_STREAMS_MAX as usize);
 const _: () = assert!(H2_STREAM_WINDOW_BYTES <= H2_CONNECTION_WINDOW_BYTES);
+/// Bytes of one WebSocket frame (WS-5)…
+pub const WS_FRAME_BYTES_MAX: usize = 16 << 20;
+/// …and of one message.
+pub const WS_MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// What a WebSocket holds to read into while nothing comes.
+pub const WS_READ_BUFFER_BYTES: usize = 4 << 10;
+
+const _: () = assert!(WS_MESSAGE_BYTES_MAX.is_multiple_of(WS_FRAME_BYTES_MAX));

@@ -39,7 +39,10 @@ pub(crate) enum Event {
 
 enum State {
     Handshaking(Pin<Box<Handshake<Pipe, Bytes>>>),
-    Open { connection: Box<Connection<Pipe, Bytes>>, pings: Option<PingPong> },
+    Open {
+        connection: Box<Connection<Pipe, Bytes>>,
+        pings: Option<PingPong>,
+    },
     /// What is in the output is all there will be.
     Ended,
 }
@@ -288,6 +291,7 @@ impl H2Conn {
 
     /// Adds to the body of an answer that was begun with `more`, and sends it as far as the client takes
     /// it. Nothing happens if the stream is gone.
+    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(crate) fn write(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let now_ms = self.now_ms;
         self.send(number, |stream| {
@@ -299,6 +303,7 @@ impl H2Conn {
     }
 
     /// Ends such a body.
+    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(crate) fn finish(&mut self, number: u32) {
         let now_ms = self.now_ms;
         self.send(number, |stream| stream.finish(now_ms));
@@ -313,6 +318,7 @@ impl H2Conn {
     }
 
     /// Bytes of an answer that the client's window holds back.
+    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(crate) fn backlog(&self, number: u32) -> usize {
         self.streams.get(&number).map_or(0, Stream::backlog)
     }
@@ -329,6 +335,7 @@ impl H2Conn {
     }
 
     /// Streams that are not through.
+    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(crate) fn streams(&self) -> usize {
         self.streams.len()
     }

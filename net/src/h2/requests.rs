@@ -178,14 +178,7 @@ impl H2 {
         }
     }
 
-    fn begin(
-        &mut self,
-        id: u64,
-        stream: u32,
-        parts: Box<Parts>,
-        service: &mut Service,
-        shared: &mut Shared,
-    ) {
+    fn begin(&mut self, id: u64, stream: u32, parts: Box<Parts>, service: &mut Service, shared: &mut Shared) {
         let framing = framing(&parts, self.conn.awaits_body(stream));
         let head = head_of(&parts, framing);
         let expects = head.expect_continue;

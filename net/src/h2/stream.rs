@@ -24,7 +24,9 @@ enum Taking {
     Collecting,
     /// Nobody wants it (T-16): it is let through, so that a client that sends before it reads gets to
     /// its answer.
-    Discarding { bytes: usize },
+    Discarding {
+        bytes: usize,
+    },
     /// There is no more.
     Over,
 }
@@ -158,6 +160,7 @@ impl Stream {
     }
 
     /// Where the bytes of a body that is sent as it comes are appended; [`Stream::flush`] follows.
+    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(super) fn output(&mut self) -> Option<&mut Vec<u8>> {
         match &self.sending {
             Sending::Body { last: false, .. } => Some(&mut self.next),
@@ -166,6 +169,7 @@ impl Stream {
     }
 
     /// Such a body ends here.
+    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(super) fn finish(&mut self, now_ms: u64) {
         if let Sending::Body { last, .. } = &mut self.sending {
             *last = true;

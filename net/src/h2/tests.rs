@@ -413,7 +413,7 @@ fn header_bombs_are_refused() {
         rig.turn();
         assert_eq!(whole(&mut response).status(), 431, "{rule}");
         assert!(rig.take_events().is_empty(), "{rule}");
-        let _ = rig.get();
+        let _second = rig.get();
         assert_eq!(rig.take_events(), [Event::Head(3)], "{rule}: the connection goes on");
     }
 }

@@ -43,7 +43,7 @@ fn a_framing_error_is_400_without_a_body_and_closes() {
         ("T-6 list", "GET /v0/health HTTP/1.1\r\nContent-Length: 24,24\r\n\r\n"),
         ("T-7 coding", "GET /v0/health HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n"),
         ("T-6 last coding", "GET /v0/health HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"),
-        ("T-7 PRI", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("T-1 almost the preface", "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n"),
     ];
     for (rule, bytes) in table {
         let mut client = client();
