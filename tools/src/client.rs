@@ -87,6 +87,12 @@ impl Client {
         self.read(request.send(body))
     }
 
+    /// One PUT of a JSON body.
+    pub(crate) fn put(&self, path: &str, body: &[u8]) -> Result<Answer, String> {
+        let request = self.agent.put(self.url(path)).content_type("application/json");
+        self.read(request.send(body))
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }

@@ -1,6 +1,7 @@
 //! The one binary, `runelog`: the daemon and the tools around it.
 //! Lives here: the command line and what runs behind each subcommand. Not here: what they do.
 
+mod bench;
 mod client;
 #[cfg(test)]
 mod fake;
@@ -42,6 +43,8 @@ Examples:
   runelog serve --config /etc/runelog/runelog.toml --check
   runelog serve --port 0 --port-file /tmp/port --data-dir /tmp/data")]
     Serve(ServeArgs),
+    /// Measure a server: appends, reads, fan-out, queues
+    Bench(bench::BenchArgs),
     /// Put a file of JSON records into a topic
     Import(import::ImportArgs),
     /// Show what a data directory holds and whether it is whole; changes nothing
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Bench(args) => report(bench::run(&args)),
         Command::Import(args) => report(import::run(&args)),
         Command::Inspect(args) => inspect::run(&args),
         Command::Tail(args) => report(tail::run(&args)),

@@ -1,0 +1,177 @@
+//! Many readers of the same records: how long from the begin of a write to each delivery, and how many
+//! deliveries a second. Readers follow by SSE (a session each) or by WebSocket.
+
+use std::time::Duration;
+
+use memchr::memmem;
+
+use super::answer::{Answers, Keep, number_at};
+use super::measure::Measure;
+use super::modes::post;
+use super::wire::{Happened, Wire};
+
+/// What precedes the time in a record: when its write began, in nanoseconds of the generator's clock.
+const STAMP: &[u8] = b"\"t\":";
+
+/// How readers follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Follow {
+    /// Server-sent events
+    Sse,
+    /// WebSocket
+    Ws,
+}
+
+/// What opens a stream: the bytes a reader sends.
+pub(crate) fn opening(follow: Follow, topic: &str, stream_url: &str) -> Vec<u8> {
+    match follow {
+        Follow::Sse => {
+            format!("GET {stream_url} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n")
+                .into_bytes()
+        }
+        Follow::Ws => {
+            let mut bytes =
+                b"GET /v0/ws HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+                    .to_vec();
+            let command = format!("{{\"op\":\"subscribe\",\"topic\":\"{topic}\",\"tail\":true}}");
+            // One masked text frame; a mask of zeros leaves the text as it is.
+            assert!(command.len() < 65_536, "a command of a name");
+            bytes.extend_from_slice(&[0x81, 0x80 | 126]);
+            bytes.extend_from_slice(&(command.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(&[0; 4]);
+            bytes.extend_from_slice(command.as_bytes());
+            bytes
+        }
+    }
+}
+
+/// Finds the stamps in a stream, however it is cut.
+#[derive(Default)]
+struct Stamps {
+    carry: Vec<u8>,
+}
+
+impl Stamps {
+    fn push(&mut self, bytes: &[u8], mut tell: impl FnMut(u64)) {
+        let mut joined = std::mem::take(&mut self.carry);
+        let hay = match joined.is_empty() {
+            true => bytes,
+            false => {
+                joined.extend_from_slice(bytes);
+                &joined
+            }
+        };
+        let mut at = 0;
+        while let Some(found) = memmem::find(&hay[at..], STAMP) {
+            let start = at + found + STAMP.len();
+            let digits = hay[start..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            if start + digits == hay.len() {
+                self.carry = hay[at + found..].to_vec();
+                return;
+            }
+            tell(number_at(hay, start).unwrap_or(0));
+            at = start + digits;
+        }
+        // The begin of a stamp may be at the end.
+        let begun = (1..STAMP.len()).rev().find(|len| hay.ends_with(&STAMP[..*len])).unwrap_or(0);
+        self.carry.extend_from_slice(&hay[hay.len() - begun..]);
+    }
+}
+
+/// What is written, and how fast.
+pub(crate) struct Writes<'a> {
+    /// Number of the first writing connection; there are as many as topics.
+    pub(crate) first: usize,
+    pub(crate) topics: &'a [String],
+    /// Writes a second over all topics.
+    pub(crate) per_second: f64,
+    /// Records in each.
+    pub(crate) batch: usize,
+    pub(crate) record_bytes: usize,
+}
+
+/// Runs one point. Deliveries are the records; the latency is that of each delivery.
+pub(crate) fn fan_out(
+    wire: &mut Wire,
+    readers: std::ops::Range<usize>,
+    writes: &Writes<'_>,
+    mut measure: Measure,
+    mut progress: impl FnMut(Duration, u64),
+) -> Result<(Measure, u64), String> {
+    let mut stamps: Vec<Stamps> = readers.clone().map(|_| Stamps::default()).collect();
+    let count = writes.topics.len();
+    let mut answers: Vec<(Answers, bool)> = (0..count).map(|_| (Answers::new(Keep::Tail), false)).collect();
+    let began = wire.now();
+    let due = |meant: u64| began + Duration::from_secs_f64(meant as f64 / writes.per_second);
+    let (mut meant, mut written, mut told) = (0_u64, 0_u64, began);
+    loop {
+        let now = wire.now();
+        if measure.is_over(now) {
+            return Ok((measure, written));
+        }
+        if now - told >= Duration::from_secs(1) {
+            told = now;
+            progress(now, measure.records());
+        }
+        while due(meant) <= now {
+            let topic = meant as usize % count;
+            let (_, busy) = &mut answers[topic];
+            if *busy {
+                break; // the write before it is not answered: this one is late, and says so by its stamp
+            }
+            let record = |_| {
+                let text = format!("{{\"data\":{{\"t\":{},\"p\":\"", due(meant).as_nanos());
+                let pad = writes.record_bytes.saturating_sub(text.len() - 8 + 2);
+                format!("{text}{}\"}}}}", "x".repeat(pad))
+            };
+            let records: Vec<String> = (0..writes.batch).map(record).collect();
+            let path = format!("/v0/topics/{}?return_seqs=false", writes.topics[topic]);
+            let request = post(&path, &format!("{{\"records\":[{}]}}", records.join(",")));
+            wire.out(writes.first + topic).ok_or("the server closed a writer")?.extend_from_slice(&request);
+            *busy = true;
+            meant += 1;
+        }
+        let wait = due(meant).saturating_sub(now).min(measure.ends() - now);
+        let mut trouble = None;
+        wire.turn(Some(wait.max(Duration::from_micros(20))), |now, number, happened| {
+            let Happened::Bytes(bytes, _) = happened else {
+                trouble = Some("the server closed a connection".to_owned());
+                return;
+            };
+            if readers.contains(&number) {
+                stamps[number - readers.start].push(bytes, |stamp| {
+                    measure.latency(Duration::from_nanos(stamp), now);
+                    measure.count(now, 1, 0);
+                });
+            } else if let Some((reader, busy)) = answers.get_mut(number.wrapping_sub(writes.first)) {
+                let pushed = reader.push(bytes, |status, _| {
+                    *busy = false;
+                    written += 1;
+                    if !(200..300).contains(&status) {
+                        trouble = Some(format!("a write was answered {status}"));
+                    }
+                });
+                trouble = trouble.take().or(pushed.err().map(str::to_owned));
+            }
+        });
+        if let Some(trouble) = trouble {
+            return Err(trouble);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_found_however_the_stream_is_cut() {
+        let text = b"1a\r\nid: eyJ\ndata: {\"records\":[{\"data\":{\"t\":12345,\"p\":\"\"}},{\"data\":{\"t\":6,\"p\"\"t\":7}";
+        for cut in 1..text.len() {
+            let (mut stamps, mut seen) = (Stamps::default(), Vec::new());
+            text.chunks(cut).for_each(|piece| stamps.push(piece, |stamp| seen.push(stamp)));
+            assert_eq!(seen, [12345, 6, 7], "pieces of {cut}");
+        }
+    }
+}
