@@ -5,6 +5,7 @@ use crate::conn::{Conn, Next, Shared};
 use crate::h2::{H2, PREFACE};
 use crate::message::Answer;
 use crate::service::Service;
+use crate::streams::Ending;
 
 /// A connection. HTTP/1.1 lies here as it is: it is the usual one.
 #[allow(clippy::large_enum_variant, reason = "the usual one is not behind a pointer")]
@@ -194,6 +195,53 @@ impl Carrier {
                 false
             }
             Carrier::New(_) => true,
+        }
+    }
+
+    /// Whether all that its output is for is one stream.
+    pub(crate) fn is_streaming(&self) -> bool {
+        matches!(self, Carrier::H1(conn) if conn.is_streaming())
+    }
+
+    /// Whether the client has finished sending in the middle of a stream: whoever reads one and will never
+    /// ask for anything again is most likely gone.
+    pub(crate) fn stream_is_left(&self) -> bool {
+        matches!(self, Carrier::H1(conn) if conn.is_streaming() && conn.peer_finished)
+    }
+
+    /// Passes on what a stream has to say; [`Carrier::resume`] follows for HTTP/2.
+    pub(crate) fn write_stream(&mut self, stream: u32, bytes: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Carrier::H1(conn) => conn.write_stream(bytes, out),
+            Carrier::H2(conn) => conn.write_stream(stream, bytes),
+            Carrier::New(_) => {}
+        }
+    }
+
+    /// Bytes of a stream that the client has not taken, `backlog` being those of the connection.
+    pub(crate) fn stream_backlog(&self, stream: u32, backlog: usize) -> usize {
+        match self {
+            // What is with the protocol is bounded by what the client allowed.
+            Carrier::H2(conn) => conn.stream_backlog(stream),
+            _ => backlog,
+        }
+    }
+
+    /// A stream is over; [`Carrier::resume`] follows.
+    pub(crate) fn end_stream(&mut self, stream: u32, ending: Ending, out: &mut Vec<u8>, shared: &Shared) {
+        match self {
+            Carrier::H1(conn) => conn.end_stream(ending, out, shared),
+            Carrier::H2(conn) => conn.end_stream(stream),
+            Carrier::New(_) => {}
+        }
+    }
+
+    /// The streams that this connection carries.
+    pub(crate) fn streams(&self) -> Vec<u32> {
+        match self {
+            Carrier::H1(conn) if conn.is_streaming() => vec![0],
+            Carrier::H2(conn) => conn.streaming(),
+            _ => Vec::new(),
         }
     }
 

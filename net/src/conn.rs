@@ -9,11 +9,12 @@
 use crate::exchange::{Edge, Exchange, Progress};
 use crate::fault::Fault;
 use crate::http::chunked::Decoder;
-use crate::http::request::{BodyFraming, Head, HeadScanner, Limits, Parsed, parse_head};
+use crate::http::request::{BodyFraming, Head, HeadScanner, Limits, Parsed, Version, parse_head};
 use crate::http::response::{self, DATE_BYTES, H1Sink, Persist};
 use crate::limits::{BODIES_BYTES_MAX, OUTPUT_BACKLOG_BYTES_MAX};
 use crate::message::{Answer, Caller};
 use crate::service::Service;
+use crate::streams::Ending;
 
 /// A connection may be idle, or send a head, this long (T-10).
 pub(crate) const HEAD_MS: u64 = 60_000;
@@ -52,6 +53,8 @@ enum Phase {
     },
     /// A request is in progress.
     Waiting,
+    /// Its answer is a stream, which ends with the connection or [`Conn::end_stream`].
+    Streaming,
     /// Nothing more is read.
     Closing,
 }
@@ -79,6 +82,7 @@ pub(crate) struct Conn {
     input_at: usize,
     exchange: Exchange,
     persist: Persist,
+    version: Version,
     /// A body to be thrown away once the answer in progress is out.
     skip_after: Option<Left>,
     /// Bytes that were to be sent when [`Conn::gets_more_time`] was last asked.
@@ -101,6 +105,7 @@ impl Conn {
             input_at: 0,
             exchange: Exchange::new(shared.edge.started),
             persist: Persist::Open,
+            version: Version::V11,
             skip_after: None,
             backlog: 0,
             collected: 0,
@@ -113,6 +118,11 @@ impl Conn {
     /// Whether a request is in progress.
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.phase, Phase::Waiting)
+    }
+
+    /// Whether its output belongs to a stream.
+    pub(crate) fn is_streaming(&self) -> bool {
+        matches!(self.phase, Phase::Streaming)
     }
 
     /// Whether the connection is between requests.
@@ -183,7 +193,7 @@ impl Conn {
         loop {
             let rest = &input[at..];
             match &mut self.phase {
-                Phase::Waiting => return (at, Next::Wait),
+                Phase::Waiting | Phase::Streaming => return (at, Next::Wait),
                 Phase::Closing => return (input.len(), Next::Close),
                 Phase::Head => {
                     if rest.is_empty() || out.len() > OUTPUT_BACKLOG_BYTES_MAX {
@@ -307,6 +317,7 @@ impl Conn {
         shared: &mut Shared,
     ) -> usize {
         self.persist = if shared.stopping { Persist::Close } else { Persist::asked_by(head) };
+        self.version = head.version;
         let takes_body = match self.exchange.begin(head, service, &shared.edge) {
             Ok(takes_body) => takes_body,
             Err(fault) => {
@@ -374,13 +385,37 @@ impl Conn {
         self.phase = Phase::Head;
         self.deadline_ms = shared.edge.steady_ms + HEAD_MS;
         let caller = Caller::Request { conn: id, stream: 0 };
-        let mut sink = H1Sink::new(out, &shared.date, self.persist);
-        match self.exchange.handle(caller, head, body, &mut sink, service, &mut shared.edge) {
-            Progress::Done => self.settle(shared),
-            Progress::Later => {
-                self.phase = Phase::Waiting;
-                self.deadline_ms = u64::MAX;
-            }
+        let mut sink = H1Sink::new(out, &shared.date, self.persist, self.version);
+        let progress = self.exchange.handle(caller, head, body, &mut sink, service, &mut shared.edge);
+        self.progressed(progress, shared);
+    }
+
+    fn progressed(&mut self, progress: Progress, shared: &Shared) {
+        self.phase = match progress {
+            Progress::Done => return self.settle(shared),
+            Progress::Later => Phase::Waiting,
+            Progress::Stream => Phase::Streaming,
+        };
+        // No answer is too late, and a client may take a stream as slowly as it likes (V-16).
+        self.deadline_ms = u64::MAX;
+    }
+
+    /// Passes on what a stream has to say.
+    pub(crate) fn write_stream(&self, bytes: &[u8], out: &mut Vec<u8>) {
+        match self.version {
+            Version::V10 => out.extend_from_slice(bytes),
+            _ => response::push_chunk(out, bytes),
+        }
+    }
+
+    /// The stream is over.
+    pub(crate) fn end_stream(&mut self, ending: Ending, out: &mut Vec<u8>, shared: &Shared) {
+        if self.version == Version::V11 {
+            out.extend_from_slice(response::LAST_CHUNK);
+        }
+        self.settle(shared);
+        if self.version == Version::V10 || ending == Ending::Failed {
+            self.phase = Phase::Closing;
         }
     }
 
@@ -395,11 +430,9 @@ impl Conn {
         if !self.is_waiting() {
             return; // the connection moved on: it failed meanwhile
         }
-        let mut sink = H1Sink::new(out, &shared.date, self.persist);
-        match self.exchange.on_answer(answer, &mut sink, service, &mut shared.edge) {
-            Progress::Done => self.settle(shared),
-            Progress::Later => {}
-        }
+        let mut sink = H1Sink::new(out, &shared.date, self.persist, self.version);
+        let progress = self.exchange.on_answer(answer, &mut sink, service, &mut shared.edge);
+        self.progressed(progress, shared);
     }
 
     /// The answer is written; what comes next?
@@ -421,7 +454,7 @@ impl Conn {
 
     /// Answers the request that is being read.
     fn refuse(&mut self, fault: &Fault, out: &mut Vec<u8>, service: &mut Service, shared: &Shared) {
-        let mut sink = H1Sink::new(out, &shared.date, self.persist);
+        let mut sink = H1Sink::new(out, &shared.date, self.persist, self.version);
         self.exchange.refuse(fault, &mut sink, service);
     }
 
@@ -434,7 +467,7 @@ impl Conn {
         };
         match self.phase {
             Phase::Head => self.phase = Phase::Skip { left, sink: Vec::new() },
-            Phase::Waiting => self.skip_after = Some(left),
+            Phase::Waiting | Phase::Streaming => self.skip_after = Some(left),
             _ => {}
         }
     }

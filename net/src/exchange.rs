@@ -20,11 +20,14 @@ use crate::json::control::{parse_delete, parse_diff};
 use crate::json::queue::{
     ClaimRequest, LeaseRequest, SEQS_MAX, parse_ack, parse_claim, parse_extend, parse_nack,
 };
+use crate::json::watch::parse_watch;
 use crate::json::write::{WriteScratch, parse_write};
 use crate::message::{Caller, ClaimOp, Claimant, DeleteOp, ListEntry, ListOp, Op, SettleOp, Verdict};
 use crate::metrics::ShardReport;
 use crate::route::{Route, Routed, route};
 use crate::service::{Handled, Service};
+use crate::streams::session::Wid;
+use crate::streams::{Host, StreamNews};
 use runelog_engine::limits::BATCH_RECORDS_MAX;
 use runelog_engine::shard::{AppendRequest, Named};
 use std::time::Instant;
@@ -42,6 +45,9 @@ pub(crate) trait Sink {
     fn finish(&mut self, omit_body: bool);
     /// Takes back what was begun.
     fn cancel(&mut self);
+    /// The head of an answer that is a stream (V-2); what follows comes from [`Streams`](crate::streams),
+    /// or for HEAD (`omit_body`) nothing.
+    fn begin_stream(&mut self, omit_body: bool);
     /// A whole error answer (E-2), with `Retry-After` and `Allow` where they belong.
     fn fault(&mut self, fault: &Fault, omit_body: bool);
 }
@@ -52,7 +58,6 @@ pub(crate) struct Edge {
     /// Probes need a key too (A-12).
     pub(crate) probe_auth: bool,
     /// Shortest heartbeat that a watch may ask for.
-    #[expect(dead_code, reason = "nothing is watched yet")]
     pub(crate) heartbeat_ms_min: u64,
     /// Largest body (L-8); 0 refuses every non-empty one.
     pub(crate) max_body_bytes: u64,
@@ -61,6 +66,8 @@ pub(crate) struct Edge {
     pub(crate) steady_ms: u64,
     /// Begin of this turn.
     pub(crate) started: Instant,
+    /// What this turn has for the core's streams.
+    pub(crate) news: Vec<(Host, StreamNews)>,
 }
 
 /// How far a request is.
@@ -70,6 +77,8 @@ pub(crate) enum Progress {
     Done,
     /// Its answer, or a part of it, comes through [`Exchange::on_answer`].
     Later,
+    /// Its answer is a stream that has begun ([`Edge::news`]).
+    Stream,
 }
 
 /// Parts collected so far, and what they are for.
@@ -89,6 +98,7 @@ struct Gathering {
 
 /// A request in progress. One is used again and again for the requests of a connection.
 pub(crate) struct Exchange {
+    caller: Caller,
     topic: String,
     omit_body: bool,
     return_seqs: bool,
@@ -102,6 +112,7 @@ pub(crate) struct Exchange {
 impl Exchange {
     pub(crate) fn new(began: Instant) -> Exchange {
         Exchange {
+            caller: Caller::Request { conn: 0, stream: 0 },
             topic: String::new(),
             omit_body: false,
             return_seqs: true,
@@ -161,8 +172,9 @@ impl Exchange {
         edge: &mut Edge,
     ) -> Progress {
         let Routed::To(target) = route(head.method, head.path) else { unreachable!("routed before") };
+        self.caller = caller;
         match self.dispatch(caller, head, &target, body, sink, service, edge) {
-            Ok(Some(Handled::Now(answer))) => self.answer(answer, sink, service),
+            Ok(Some(Handled::Now(answer))) => return self.answer(answer, sink, service, edge),
             Ok(Some(Handled::Later)) => return Progress::Later,
             Ok(None) => self.in_flight = None,
             Err(fault) => self.refuse(&fault, sink, service),
@@ -319,6 +331,31 @@ impl Exchange {
                 service.operate_everywhere(caller, || Op::List(Box::new(op.clone())));
                 Handled::Later
             }
+            Route::CreateWatch => {
+                json()?;
+                let request = parse_watch(body, edge.heartbeat_ms_min).map_err(|error| body_fault(&error))?;
+                let lenient = query::query_bool(head.query, "lenient", false);
+                // Any forbidden name rejects all, before anything is looked up.
+                if let Some(topic) =
+                    request.topics.keys().find(|topic| !self.access.permits(topic.as_bytes()))
+                {
+                    return Err(Fault::forbidden_topic(topic));
+                }
+                service.create_session(caller, request, self.access.clone(), lenient);
+                Handled::Later
+            }
+            Route::OpenWatch(segment) => {
+                if !accepts_stream(head.accept) {
+                    return Err(Fault::not_acceptable());
+                }
+                let mut scratch = Vec::new();
+                let wid = segment.decode(&mut scratch).map_err(|bad| bad.fault())?;
+                let wid = Wid::parse(wid.as_bytes()).ok_or_else(Fault::not_found)?;
+                let last_event_id = head.last_event_id.map(Box::from);
+                let opens = !self.omit_body;
+                service.open_session(caller, wid, self.access.clone(), last_event_id, opens);
+                Handled::Later
+            }
             Route::Metrics => {
                 let json = head
                     .accept
@@ -351,6 +388,13 @@ impl Exchange {
     fn gather(&mut self, service: &Service, parts: Parts) {
         self.gathering = Some(Box::new(Gathering { left: service.cores(), parts, refused: None }));
     }
+}
+
+/// V-1.
+fn accepts_stream(accept: Option<&[u8]>) -> bool {
+    let Some(accept) = accept.filter(|accept| !accept.is_empty()) else { return true };
+    let contains = |part: &[u8]| accept.windows(part.len()).any(|window| window == part);
+    contains(b"text/event-stream") || contains(b"*/*")
 }
 
 pub(crate) fn body_fault(error: &BodyError) -> Fault {

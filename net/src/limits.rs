@@ -93,3 +93,18 @@ pub const WS_MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub const WS_READ_BUFFER_BYTES: usize = 4 << 10;
 
 const _: () = assert!(WS_MESSAGE_BYTES_MAX.is_multiple_of(WS_FRAME_BYTES_MAX));
+/// Items rendered for watchers in one turn of a core; the rest follow in the next.
+pub const FEED_RENDERS_PER_TURN_MAX: usize = 64;
+/// …of which one topic gets so many, so that watchers of others are not kept waiting.
+pub const FEED_RENDERS_PER_TOPIC_MAX: usize = 16;
+/// Bytes rendered for watchers in one turn; the item that goes beyond is the last.
+pub const FEED_BYTES_PER_TURN_MAX: u64 = 4 << 20;
+/// Bytes on their way to one stream, above which the owners of its topics send it no more; each topic has
+/// its part of it. One item may go beyond.
+pub const FEED_WINDOW_BYTES: u64 = 256 << 10;
+/// …and this much each topic has at least.
+pub const FEED_WINDOW_BYTES_MIN: u64 = 8 << 10;
+/// A connection with a longer backlog gives no credit back: its client reads too slowly.
+pub const FEED_BACKLOG_BYTES: usize = 64 << 10;
+/// A session without an open stream is forgotten after this long (S-6).
+pub const SESSION_IDLE_MS: u64 = 300_000;

@@ -1,9 +1,14 @@
 //! What travels between cores: an operation to the core that owns its topic, and the answer back.
 //! The same two types serve requests that stay on their core and have to wait.
 
+use crate::auth::Access;
 use crate::fault::Fault;
+use crate::feed::{Feed, WatchCommand};
 use crate::json::control::DiffRequest;
 use crate::metrics::ShardReport;
+use crate::service::Resolved;
+use crate::streams::Opening;
+use crate::streams::session::{OpenSession, Wid};
 use runelog_engine::config::TopicConfig;
 use runelog_engine::event::RecordSpan;
 use runelog_engine::ids::Seq;
@@ -51,6 +56,15 @@ pub(crate) enum Op {
     List(Box<ListOp>),
     /// To every shard.
     Report,
+    /// Head and earliest seq of these topics, without touching them.
+    Resolve {
+        topics: Vec<Box<str>>,
+    },
+    /// To the home core of a session: a stream is to be opened by whoever has this key.
+    OpenSession {
+        wid: Wid,
+        access: Access,
+    },
 }
 
 /// An append with its body; the vectors go back with the answer, to be used again.
@@ -180,6 +194,10 @@ pub(crate) enum Answer {
     Fault(Box<Fault>, Option<Box<AppendOp>>),
     ListPart(Vec<ListEntry>),
     ReportPart(Box<ShardReport>),
+    Resolved(Resolved),
+    Session(OpenSession),
+    /// The head of a stream; what follows it, unless only the head was asked for.
+    Stream(Option<Box<Opening>>),
 }
 
 /// What one core sends another.
@@ -194,6 +212,10 @@ pub(crate) enum Message {
     },
     /// A connection accepted elsewhere.
     Adopt(OwnedFd),
+    /// From a stream to the owner of a topic.
+    Watch(WatchCommand),
+    /// From the owner of a topic to streams.
+    Feed(Feed),
 }
 
 /// Who asked, on its core.

@@ -1,6 +1,7 @@
 //! Counters per core, and what `/v0/metrics` and `/v0/ready` make of them (§11). Each core counts for
 //! itself; a request for metrics asks every core for a report and adds them up.
 
+use crate::caps::Caps;
 use crate::fault::{Code, Fault};
 use crate::handlers::topics::class_name;
 use crate::http::json_out::{write_f64, write_str, write_u64};
@@ -66,11 +67,20 @@ pub(crate) struct ShardReport {
     topic_count: u64,
     counters: CoreCounters,
     mesh: mesh::Counters,
+    /// Of the whole server.
+    streams: u64,
+    /// Of the whole server.
+    sessions: u64,
 }
 
 impl ShardReport {
     /// Looks at everything once.
-    pub(crate) fn take(shard: &mut Shard, counters: &CoreCounters, mesh: mesh::Counters) -> ShardReport {
+    pub(crate) fn take(
+        shard: &mut Shard,
+        counters: &CoreCounters,
+        mesh: mesh::Counters,
+        caps: &Caps,
+    ) -> ShardReport {
         let mut topics = Vec::new();
         shard.visit_topics(TOPIC_SERIES_MAX + 1, |view| {
             topics.push(TopicSeries {
@@ -94,6 +104,8 @@ impl ShardReport {
             topic_count: shard.topic_count() as u64,
             counters: counters.clone(),
             mesh,
+            streams: caps.streams(),
+            sessions: caps.sessions(),
         }
     }
 }
@@ -110,6 +122,11 @@ pub(crate) fn render_ready(out: &mut Vec<u8>, reports: &[ShardReport]) {
 
 fn sum(reports: &[ShardReport], of: impl Fn(&ShardReport) -> u64) -> u64 {
     reports.iter().map(of).sum()
+}
+
+/// What every report says of the whole server; they were made at slightly different moments.
+fn shared(reports: &[ShardReport], of: impl Fn(&ShardReport) -> u64) -> u64 {
+    reports.first().map_or(0, of)
 }
 
 fn class_sum(reports: &[ShardReport], class: Class) -> u64 {
@@ -130,8 +147,8 @@ pub(crate) fn render_json(out: &mut Vec<u8>, reports: &[ShardReport], uptime_ms:
         ("bytes_live".into(), sum(reports, |report| report.gauges.bytes)),
         ("queue_topics".into(), sum(reports, |report| report.gauges.queues)),
         ("queue_leases_in_flight".into(), sum(reports, |report| report.gauges.leases)),
-        ("sse_connections".into(), 0),
-        ("watch_sessions".into(), 0),
+        ("sse_connections".into(), shared(reports, |report| report.streams)),
+        ("watch_sessions".into(), shared(reports, |report| report.sessions)),
     ]);
     out.push(b'{');
     for (name, value) in members {
@@ -219,8 +236,8 @@ pub(crate) fn render_text(out: &mut Vec<u8>, reports: &[ShardReport], uptime_ms:
     render_topics(&mut text, reports);
     text.single("topics_queue_topics", "gauge", "Queue topics.", sum(reports, |r| r.gauges.queues));
     text.single("topics_queue_leases_in_flight", "gauge", "Leased jobs.", sum(reports, |r| r.gauges.leases));
-    text.single("topics_sse_connections", "gauge", "Open streams.", 0);
-    text.single("topics_watch_sessions", "gauge", "Watch sessions.", 0);
+    text.single("topics_sse_connections", "gauge", "Open streams.", shared(reports, |r| r.streams));
+    text.single("topics_watch_sessions", "gauge", "Watch sessions.", shared(reports, |r| r.sessions));
     text.single("topics_ready", "gauge", "1 once recovery is complete.", 1);
     text.single("topics_recovery_progress", "gauge", "Recovery, 0 to 1.", 1);
     text.single("topics_uptime_ms", "counter", "Milliseconds since start.", uptime_ms);

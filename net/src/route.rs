@@ -4,7 +4,7 @@
 //! Always true: paths are compared as raw bytes (T-20), and a name is decoded only after its path
 //! matched (B-1), so `%2F` in a name is never a separator.
 //!
-//! Not served yet, hence unknown paths: routers, watch, ws, work.
+//! Not served yet, hence unknown paths: routers, ws, work.
 
 use crate::fault::Fault;
 use crate::http::percent;
@@ -72,6 +72,10 @@ pub enum Route<'a> {
     Nack(Segment<'a>),
     /// `POST /v0/topics/{topic}/extend` (10.6)
     Extend(Segment<'a>),
+    /// `POST /v0/watch`: create a session (8.1)
+    CreateWatch,
+    /// `GET /v0/watch/{wid}`: its event stream (8.2)
+    OpenWatch(Segment<'a>),
     /// `GET /v0/health`, `/healthz` (H-1)
     Health,
     /// `GET /v0/ready`, `/readyz` (H-2)
@@ -94,7 +98,12 @@ impl<'a> Route<'a> {
             | Route::Ack(topic)
             | Route::Nack(topic)
             | Route::Extend(topic) => Some(topic),
-            Route::ListTopics | Route::Health | Route::Ready | Route::Metrics => None,
+            Route::ListTopics
+            | Route::CreateWatch
+            | Route::OpenWatch(_)
+            | Route::Health
+            | Route::Ready
+            | Route::Metrics => None,
         }
     }
 
@@ -108,10 +117,12 @@ impl<'a> Route<'a> {
             | Route::Claim(_)
             | Route::Ack(_)
             | Route::Nack(_)
-            | Route::Extend(_) => true,
+            | Route::Extend(_)
+            | Route::CreateWatch => true,
             Route::GetTopic(_)
             | Route::ListTopics
             | Route::DeleteTopic(_)
+            | Route::OpenWatch(_)
             | Route::Health
             | Route::Ready
             | Route::Metrics => false,
@@ -139,7 +150,15 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
         b"/v0/health" | b"/healthz" => return read_only(Route::Health),
         b"/v0/ready" | b"/readyz" => return read_only(Route::Ready),
         b"/v0/metrics" => return read_only(Route::Metrics),
+        b"/v0/watch" if method == Method::Post => return Routed::To(Route::CreateWatch),
+        b"/v0/watch" => return Routed::MethodNotAllowed("POST"),
         _ => {}
+    }
+    if let Some(wid) = path.strip_prefix(b"/v0/watch/") {
+        return match wid.is_empty() || memchr::memchr(b'/', wid).is_some() {
+            true => Routed::NotFound,
+            false => read_only(Route::OpenWatch(Segment(wid))),
+        };
     }
     let Some(rest) = path.strip_prefix(b"/v0/topics/") else { return Routed::NotFound };
     let (name, action) = match memchr::memchr(b'/', rest) {
@@ -197,7 +216,7 @@ mod tests {
         let t = Segment(b"t");
         let read = |route| vec![(Method::Get, route), (Method::Head, route)];
         type Row<'a> = (&'a str, &'a [u8], Vec<(Method, Route<'a>)>, &'a str);
-        let table: [Row<'_>; 13] = [
+        let table: [Row<'_>; 15] = [
             // rule, path, what its methods mean, Allow
             ("T-15 3.3", b"/v0/topics", read(Route::ListTopics), "GET, HEAD"),
             ("T-15 H-1", b"/v0/health", read(Route::Health), "GET, HEAD"),
@@ -205,6 +224,8 @@ mod tests {
             ("T-15 H-2", b"/v0/ready", read(Route::Ready), "GET, HEAD"),
             ("T-15 H-2", b"/readyz", read(Route::Ready), "GET, HEAD"),
             ("T-15 H-4", b"/v0/metrics", read(Route::Metrics), "GET, HEAD"),
+            ("T-15 8.1", b"/v0/watch", vec![(Method::Post, Route::CreateWatch)], "POST"),
+            ("T-15 8.2", b"/v0/watch/t", read(Route::OpenWatch(t)), "GET, HEAD"),
             ("T-15 5", b"/v0/topics/t/diff", vec![(Method::Post, Route::Diff(t))], "POST"),
             ("T-15 6", b"/v0/topics/t/delete", vec![(Method::Post, Route::DeleteRecords(t))], "POST"),
             ("T-15 10.2", b"/v0/topics/t/claim", vec![(Method::Post, Route::Claim(t))], "POST"),
@@ -238,7 +259,7 @@ mod tests {
 
     #[test]
     fn any_other_path_is_unknown_for_every_method() {
-        let table: [(&str, &[u8]); 30] = [
+        let table: [(&str, &[u8]); 31] = [
             ("T-20 case", b"/v0/Topics"),
             ("T-20 case", b"/V0/topics"),
             ("T-20 case", b"/v0/topics/t/Diff"),
@@ -267,7 +288,8 @@ mod tests {
             ("T-21 not served yet", b"/v0/topics/t/work"),
             ("T-21 not served yet", b"/v0/routers"),
             ("T-21 not served yet", b"/v0/routers/r"),
-            ("T-21 not served yet", b"/v0/watch"),
+            ("T-20 trailing slash", b"/v0/watch/"),
+            ("T-20 trailing slash", b"/v0/watch/w/"),
             ("T-21 not served yet", b"/v0/ws"),
         ];
         for (rule, path) in table {
@@ -311,11 +333,13 @@ mod tests {
 
     #[test]
     fn a_body_is_read_where_one_is_taken() {
-        let table: [(&str, Method, &[u8], bool); 8] = [
+        let table: [(&str, Method, &[u8], bool); 10] = [
             ("T-16", Method::Get, b"/v0/topics", false),
             ("T-16", Method::Head, b"/v0/topics/t", false),
             ("T-16", Method::Delete, b"/v0/topics/t", false),
             ("T-16", Method::Get, b"/v0/metrics", false),
+            ("T-16", Method::Get, b"/v0/watch/w", false),
+            ("T-16", Method::Post, b"/v0/watch", true),
             ("T-16", Method::Put, b"/v0/topics/t", true),
             ("T-16", Method::Post, b"/v0/topics/t", true),
             ("T-16", Method::Post, b"/v0/topics/t/diff", true),

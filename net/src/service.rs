@@ -8,10 +8,13 @@
 
 mod queue;
 mod run;
+mod sessions;
 mod tasks;
+mod watch;
 
 use crate::caps::Caps;
 use crate::fault::Fault;
+use crate::feed::{Feed, WatchCommand};
 use crate::handlers::{diff, fault_of};
 use crate::json::control::DiffRequest;
 use crate::limits::{BUSY_MAX, BUSY_MS_MAX, MESH_PER_TURN_MAX, POLLS_MAX};
@@ -27,10 +30,13 @@ use runelog_engine::ids::Millis;
 use runelog_engine::index::Wanted;
 use runelog_engine::shard::{AppendRequest, LoadId, ReadOutcome, Shard, TopicRef, owner_of};
 use runelog_engine::wal::Wait;
+pub(crate) use sessions::Resolved;
+use sessions::Sessions;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 use tasks::Tasks;
+use watch::Watchers;
 
 /// An answer that leaves when its block is committed.
 struct Held {
@@ -119,6 +125,10 @@ pub(crate) struct Service {
     #[allow(clippy::vec_box)] // the boxes travel, and are what is reused
     carriers: Vec<Box<AppendOp>>,
     published: Vec<TopicRef>,
+    sessions: Sessions,
+    watchers: Watchers,
+    /// What streams of this core are told; the worker takes it every turn.
+    pub(crate) feeds: VecDeque<Feed>,
     loaded: Vec<(LoadId, Result<(), String>)>,
 }
 
@@ -139,6 +149,7 @@ impl Service {
         steady_ms: u64,
     ) -> Service {
         let settings = shard.settings();
+        let cores = usize::from(settings.shards);
         Service {
             core,
             directory: settings.directory,
@@ -164,6 +175,9 @@ impl Service {
             outbox: VecDeque::new(),
             carriers: Vec::new(),
             published: Vec::new(),
+            sessions: Sessions::new(steady_ms),
+            watchers: Watchers::new(cores),
+            feeds: VecDeque::new(),
             loaded: Vec::new(),
         }
     }
@@ -342,13 +356,8 @@ impl Service {
         if origin.core == self.core {
             return Handled::Now(answer);
         }
-        let message = Message::Answer { caller: origin.caller, answer };
-        if !self.outbox.is_empty() {
-            self.outbox.push_back((origin.core, message));
-        } else if let Err(message) = self.mesh.try_send(origin.core, message) {
-            // Bounded: a connection has one request at a time.
-            self.outbox.push_back((origin.core, message));
-        }
+        // Bounded: a connection has one request at a time.
+        self.send(origin.core, Message::Answer { caller: origin.caller, answer });
         Handled::Later
     }
 
@@ -357,6 +366,43 @@ impl Service {
         match caller {
             Caller::Request { conn, stream } => self.answers.push_back((conn, stream, answer)),
             Caller::Task(id) => self.tasks.answered(id, answer),
+        }
+    }
+
+    /// Sends what must arrive, and in order; for what is bounded where it comes from.
+    fn send(&mut self, core: usize, message: Message) {
+        if !self.outbox.is_empty() {
+            self.outbox.push_back((core, message));
+        } else if let Err(message) = self.mesh.try_send(core, message) {
+            self.outbox.push_back((core, message));
+        }
+    }
+
+    /// A stream of this core tells the owner of a topic something. Bounded by the number of streams and by
+    /// their windows.
+    pub(crate) fn watch(&mut self, owner: usize, command: WatchCommand) {
+        match owner == self.core {
+            true => self.watchers.command(owner, command, &self.shard),
+            false => self.send(owner, Message::Watch(command)),
+        }
+    }
+
+    /// Tells watchers what is new for them.
+    fn feed_watchers(&mut self) {
+        let Service { watchers, shard, outbox, mesh, feeds, now, core, .. } = self;
+        for (to, feed) in watchers.turn(shard, *now) {
+            let message = match to == *core {
+                true => {
+                    feeds.push_back(feed);
+                    continue;
+                }
+                false => Message::Feed(feed),
+            };
+            // Bounded by the windows of the watchers.
+            match outbox.is_empty() {
+                true => outbox.extend(mesh.try_send(to, message).err().map(|message| (to, message))),
+                false => outbox.push_back((to, message)),
+            }
         }
     }
 
@@ -420,6 +466,8 @@ impl Service {
                 }
                 Message::Answer { caller, answer } => self.hand_out(caller, answer),
                 Message::Adopt(fd) => self.adopted.push(fd),
+                Message::Watch(command) => self.watchers.command(core, command, &self.shard),
+                Message::Feed(feed) => self.feeds.push_back(feed),
             }
         }
     }
@@ -452,7 +500,9 @@ impl Service {
         self.end_windows();
         self.retry_loaded();
         self.retry_busy();
+        self.reclaim_sessions();
         self.run_tasks();
+        self.feed_watchers();
         while let Some((core, message)) = self.outbox.pop_front() {
             if let Err(message) = self.mesh.try_send(core, message) {
                 self.outbox.push_front((core, message));
@@ -490,6 +540,7 @@ impl Service {
         let mut published = std::mem::take(&mut self.published);
         published.clear();
         self.shard.take_published(&mut published);
+        self.watchers.published(&published);
         if !self.waiters.is_empty() {
             for topic in &published {
                 for id in self.waiters.remove(topic).unwrap_or_default() {
@@ -543,6 +594,9 @@ impl Service {
         let mut loaded = std::mem::take(&mut self.loaded);
         self.shard.take_loaded(&mut loaded);
         for (id, result) in loaded.drain(..) {
+            if self.watchers.loaded(id, &result) {
+                continue;
+            }
             let Some((origin, op)) = self.loading.remove(&id) else { continue };
             let ran = match result {
                 Ok(()) => self.run(op),
@@ -613,12 +667,18 @@ impl Service {
             || !self.outbox.is_empty()
             || !self.loading.is_empty()
             || self.tasks.is_waiting()
+            || self.watchers.is_waiting()
             || self.shard.log.is_busy()
     }
 
     /// Whether the next turn has work to do already.
     pub(crate) fn has_work(&self) -> bool {
-        !self.answers.is_empty() || self.step_again || self.tasks.has_answers() || self.shard.is_runnable()
+        !self.answers.is_empty()
+            || self.step_again
+            || self.tasks.has_answers()
+            || self.watchers.has_work()
+            || !self.feeds.is_empty()
+            || self.shard.is_runnable()
     }
 
     /// When the next long-poll ends.

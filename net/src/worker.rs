@@ -17,6 +17,7 @@ use crate::limits::{H2_PING_EVERY_MS, OUTPUT_BACKLOG_BYTES_MAX};
 use crate::mesh;
 use crate::service::Service;
 use crate::sockets::{self, ConnId, Event, ListenerId, RecvBuf, Sockets};
+use crate::streams::{Ending, Host, Hosts, StreamNews, Streams};
 use crate::sys::wall_clock_ms;
 use crate::timers::Wheel;
 use runelog_engine::disk::ring::{OWNER_DISK, Ring};
@@ -64,6 +65,9 @@ pub(crate) struct Worker {
 /// The parts of a running core that are not in [`Worker`].
 struct Running {
     conns: Vec<Option<(ConnId, Carrier)>>,
+    streams: Streams,
+    /// Connections that go on because of what their streams did in this turn.
+    moved: Vec<ConnId>,
     deadlines: Wheel<ConnId>,
     shared: Shared,
     dates: DateCache,
@@ -86,6 +90,8 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut running = Running {
             conns: Vec::new(),
+            streams: Streams::new(self.service.cores(), self.steady_us() / 1000),
+            moved: Vec::new(),
             deadlines: Wheel::new(self.steady_us() / 1000),
             shared: Shared {
                 edge: Edge {
@@ -95,6 +101,7 @@ impl Worker {
                     heartbeat_ms_min: self.heartbeat_ms_min,
                     scratch: Default::default(),
                     steady_ms: 0,
+                    news: Vec::new(),
                     started: Instant::now(),
                 },
                 limits: Default::default(),
@@ -127,6 +134,7 @@ impl Worker {
 
             // First of all: everything in this turn goes by its clocks.
             self.service.set_clocks(now, steady_ms);
+            running.streams.set_clock(steady_ms);
             self.take_events(&mut running);
             self.service.receive();
             for fd in std::mem::take(&mut self.service.adopted) {
@@ -136,6 +144,7 @@ impl Worker {
             self.service.counters.polls = self.service.poll_count() as u64;
             self.service.turn(steady_us);
             self.take_answers(&mut running);
+            self.run_streams(&mut running);
             self.expire(&mut running);
             self.drive_disk(&mut running);
             for notice in self.service.shard.take_notices() {
@@ -181,7 +190,10 @@ impl Worker {
 
             let more = self.sockets.turn(&mut self.ring, steady_ms);
             self.service.mesh.ring_doorbells(&mut self.ring);
-            let busy = more || self.service.has_work() || self.service.shard.io().has_outgoing();
+            let busy = more
+                || !running.shared.edge.news.is_empty()
+                || self.service.has_work()
+                || self.service.shard.io().has_outgoing();
             let wait = (!busy && self.service.mesh.prepare_sleep())
                 .then(|| self.sleep_for(&running, steady_ms, stopping_since.is_some()));
             self.ring.enter(wait);
@@ -198,8 +210,12 @@ impl Worker {
             true => HEARTBEAT,
             false => IDLE,
         };
-        let wakes =
-            [running.deadlines.next_wake_ms(), self.sockets.next_wake_ms(), self.service.next_wake_ms()];
+        let wakes = [
+            running.deadlines.next_wake_ms(),
+            running.streams.next_wake_ms(),
+            self.sockets.next_wake_ms(),
+            self.service.next_wake_ms(),
+        ];
         let next = wakes
             .into_iter()
             .flatten()
@@ -253,11 +269,14 @@ impl Worker {
                 }
                 Event::SendDone { conn } => running.touched.push(conn),
                 Event::Closed { conn, .. } => {
-                    let Running { conns, shared, .. } = &mut *running;
+                    let Running { conns, shared, streams, .. } = &mut *running;
                     let slot = conns.get_mut(conn.index());
                     let slot = slot.and_then(|slot| slot.take_if(|(id, _)| *id == conn));
                     if let Some((_, mut state)) = slot {
                         state.give_back(shared);
+                        for stream in state.streams() {
+                            streams.close(Host { conn: conn.to_bits(), stream }, &mut self.service);
+                        }
                     }
                 }
                 Event::ListenerEnded { errno, .. } => {
@@ -318,9 +337,20 @@ impl Worker {
 
     /// Goes on with a connection whose answer left or whose output drained.
     fn go_on(&mut self, id: ConnId, running: &mut Running) {
-        let Running { conns, shared, .. } = running;
+        let Running { conns, shared, streams, .. } = running;
         let Some(Some((found, conn))) = conns.get_mut(id.index()) else { return };
         if *found != id || conn.is_waiting() {
+            return;
+        }
+        if conn.is_streaming() {
+            let host = Host { conn: id.to_bits(), stream: 0 };
+            match conn.stream_is_left() {
+                true => {
+                    streams.close(host, &mut self.service);
+                    self.sockets.close_after_flush(&mut self.ring, id);
+                }
+                false => shared.edge.news.push((host, StreamNews::Drained)),
+            }
             return;
         }
         if self.sockets.output_backlog(id) > OUTPUT_BACKLOG_BYTES_MAX {
@@ -360,6 +390,29 @@ impl Worker {
         }
     }
 
+    /// Begins streams, and brings what is new to those that are open.
+    fn run_streams(&mut self, running: &mut Running) {
+        let mut news = std::mem::take(&mut running.shared.edge.news);
+        let Running { conns, shared, streams, moved, .. } = &mut *running;
+        let mut hosts = Carriers { conns, sockets: &mut self.sockets, shared, moved };
+        for (host, news) in news.drain(..) {
+            streams.on_news(host, news, &mut self.service, &mut hosts);
+        }
+        while let Some(feed) = self.service.feeds.pop_front() {
+            guarded(|| streams.on_feed(&feed, &mut self.service, &mut hosts));
+        }
+        if shared.stopping {
+            streams.shutdown(&mut self.service, &mut hosts);
+        }
+        streams.turn(&mut self.service, &mut hosts);
+        running.shared.edge.news = news; // keeps its memory
+        let mut moved = std::mem::take(&mut running.moved);
+        for id in moved.drain(..) {
+            self.go_on(id, running);
+        }
+        running.moved = moved;
+    }
+
     fn expire(&mut self, running: &mut Running) {
         let steady_ms = running.shared.edge.steady_ms;
         while let Some(id) = running.deadlines.next_due(steady_ms) {
@@ -393,6 +446,56 @@ impl Worker {
                 true => self.sockets.close_after_flush(&mut self.ring, id),
                 false => self.go_on(id, running),
             }
+        }
+    }
+}
+
+/// The connections of the core as streams see them.
+struct Carriers<'a> {
+    conns: &'a mut Vec<Option<(ConnId, Carrier)>>,
+    sockets: &'a mut Sockets,
+    shared: &'a Shared,
+    moved: &'a mut Vec<ConnId>,
+}
+
+impl Carriers<'_> {
+    fn move_on(&mut self, host: Host) {
+        let id = ConnId::from_bits(host.conn);
+        if self.moved.last() != Some(&id) {
+            self.moved.push(id);
+        }
+    }
+
+    fn conn(&mut self, host: Host) -> Option<(&mut Carrier, &mut Vec<u8>)> {
+        let id = ConnId::from_bits(host.conn);
+        let (found, conn) = self.conns.get_mut(id.index())?.as_mut()?;
+        let out = self.sockets.output(id)?;
+        (*found == id).then_some((conn, out))
+    }
+}
+
+impl Hosts for Carriers<'_> {
+    fn write(&mut self, host: Host, bytes: &[u8]) {
+        if let Some((conn, out)) = self.conn(host) {
+            conn.write_stream(host.stream, bytes, out);
+            // One that carries several streams frames them when it goes on.
+            if !conn.is_streaming() {
+                self.move_on(host);
+            }
+        }
+    }
+
+    fn backlog(&self, host: Host) -> usize {
+        let id = ConnId::from_bits(host.conn);
+        let found = self.conns.get(id.index()).and_then(Option::as_ref).filter(|(found, _)| *found == id);
+        found.map_or(0, |(_, conn)| conn.stream_backlog(host.stream, self.sockets.output_backlog(id)))
+    }
+
+    fn end(&mut self, host: Host, ending: Ending) {
+        let shared = self.shared;
+        if let Some((conn, out)) = self.conn(host) {
+            conn.end_stream(host.stream, ending, out, shared);
+            self.move_on(host);
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Answers on their way out: one at a time, or put together from the parts of every core.
 
-use super::{Exchange, Parts, Progress, Sink};
+use super::{Edge, Exchange, Parts, Progress, Sink};
 use crate::handlers::append;
 use crate::http::cursor;
 use crate::http::json_out::{write_ms, write_u64};
 use crate::http::response::{JSON, METRICS_TEXT};
-use crate::message::{Answer, ListEntry};
+use crate::message::{Answer, Caller, ListEntry};
 use crate::service::Service;
+use crate::streams::{Host, StreamNews};
 
 impl Exchange {
     /// An answer came for the request in progress.
@@ -15,11 +16,10 @@ impl Exchange {
         answer: Answer,
         sink: &mut impl Sink,
         service: &mut Service,
-        edge: &mut super::Edge,
+        edge: &mut Edge,
     ) -> Progress {
         let Some(gathering) = self.gathering.as_deref_mut() else {
-            self.answer(answer, sink, service);
-            return Progress::Done;
+            return self.answer(answer, sink, service, edge);
         };
         match (&mut gathering.parts, answer) {
             (Parts::List { entries, .. }, Answer::ListPart(part)) => entries.extend(part),
@@ -46,7 +46,13 @@ impl Exchange {
     }
 
     /// Writes the one answer to the request.
-    pub(super) fn answer(&mut self, answer: Answer, sink: &mut impl Sink, service: &mut Service) {
+    pub(super) fn answer(
+        &mut self,
+        answer: Answer,
+        sink: &mut impl Sink,
+        service: &mut Service,
+        edge: &mut Edge,
+    ) -> Progress {
         self.in_flight = None;
         match answer {
             Answer::Append(answer, carrier) => {
@@ -82,9 +88,20 @@ impl Exchange {
                 self.refuse(&fault, sink, service);
                 service.reuse(carrier);
             }
-            Answer::ListPart(_) | Answer::ReportPart(_) => unreachable!("a part of nothing"),
+            Answer::Stream(opening) => {
+                sink.begin_stream(self.omit_body);
+                service.counters.count_status(200);
+                if let (Some(opening), Caller::Request { conn, stream }) = (opening, self.caller) {
+                    edge.news.push((Host { conn, stream }, StreamNews::Opened(opening)));
+                    return Progress::Stream;
+                }
+            }
+            Answer::ListPart(_) | Answer::ReportPart(_) | Answer::Resolved(_) | Answer::Session(_) => {
+                unreachable!("a part of nothing")
+            }
             Answer::Claims(_) | Answer::DeadLetter(_) => unreachable!("only the service asks for these"),
         }
+        Progress::Done
     }
 
     /// The end of a JSON object: `performance` and the brace (P-1).

@@ -3,8 +3,8 @@
 use super::conn::H2Conn;
 use crate::exchange::Sink;
 use crate::fault::Fault;
-use crate::http::response::{DATE_BYTES, JSON};
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
+use crate::http::response::{DATE_BYTES, EVENT_STREAM, JSON};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 /// Most answers fit without growing.
@@ -62,6 +62,13 @@ impl Sink for H2Sink<'_> {
     fn cancel(&mut self) {
         self.begun = None;
         self.body.clear();
+    }
+
+    fn begin_stream(&mut self, omit_body: bool) {
+        let mut head = self.head(200, EVENT_STREAM);
+        head.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        head.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+        self.conn.respond(self.stream, head, Vec::new(), !omit_body);
     }
 
     fn fault(&mut self, fault: &Fault, omit_body: bool) {

@@ -291,7 +291,6 @@ impl H2Conn {
 
     /// Adds to the body of an answer that was begun with `more`, and sends it as far as the client takes
     /// it. Nothing happens if the stream is gone.
-    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(crate) fn write(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
         let now_ms = self.now_ms;
         self.send(number, |stream| {
@@ -303,7 +302,6 @@ impl H2Conn {
     }
 
     /// Ends such a body.
-    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(crate) fn finish(&mut self, number: u32) {
         let now_ms = self.now_ms;
         self.send(number, |stream| stream.finish(now_ms));
@@ -318,7 +316,6 @@ impl H2Conn {
     }
 
     /// Bytes of an answer that the client's window holds back.
-    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(crate) fn backlog(&self, number: u32) -> usize {
         self.streams.get(&number).map_or(0, Stream::backlog)
     }

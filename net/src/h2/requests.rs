@@ -10,6 +10,7 @@ use crate::http::request::{BodyFraming, Head, Method, Version, visible_ascii};
 use crate::limits::{BODIES_BYTES_MAX, OUTPUT_BACKLOG_BYTES_MAX};
 use crate::message::{Answer, Caller};
 use crate::service::Service;
+use crate::streams::{Host, StreamNews};
 use ahash::AHashMap;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::request::Parts;
@@ -21,6 +22,8 @@ struct Request {
     exchange: Exchange,
     /// Its head, while its body comes.
     collecting: Option<Box<Parts>>,
+    /// Its answer is a stream that has begun.
+    streaming: bool,
 }
 
 /// See the module's text.
@@ -91,9 +94,40 @@ impl H2 {
         let Some(request) = self.requests.get_mut(&stream) else { return };
         let mut sink = H2Sink::new(&mut self.conn, stream, &shared.date);
         let progress = request.exchange.on_answer(answer, &mut sink, service, &mut shared.edge);
-        if progress == Progress::Done {
-            self.end(stream);
+        self.progressed(stream, progress);
+    }
+
+    fn progressed(&mut self, stream: u32, progress: Progress) {
+        match progress {
+            Progress::Done => self.end(stream),
+            Progress::Later => {}
+            Progress::Stream => {
+                if let Some(request) = self.requests.get_mut(&stream) {
+                    request.streaming = true;
+                }
+            }
         }
+    }
+
+    /// Passes on what a stream has to say; [`H2::resume`] follows.
+    pub(crate) fn write_stream(&mut self, stream: u32, bytes: &[u8]) {
+        self.conn.write(stream, |output| output.extend_from_slice(bytes));
+    }
+
+    /// Bytes of a stream that the client's window holds back.
+    pub(crate) fn stream_backlog(&self, stream: u32) -> usize {
+        self.conn.backlog(stream)
+    }
+
+    /// A stream is over; [`H2::resume`] follows.
+    pub(crate) fn end_stream(&mut self, stream: u32) {
+        self.conn.finish(stream);
+        self.end(stream);
+    }
+
+    /// Requests whose answers are streams.
+    pub(crate) fn streaming(&self) -> Vec<u32> {
+        self.requests.iter().filter(|(_, request)| request.streaming).map(|(stream, _)| *stream).collect()
     }
 
     /// The client sends nothing more; [`H2::resume`] follows.
@@ -169,9 +203,14 @@ impl H2 {
                 let fault = Fault::payload_too_large(shared.edge.max_body_bytes);
                 self.refuse(stream, &fault, service, shared);
             }
-            Event::Drained(_) => {}
+            Event::Drained(stream) => {
+                shared.edge.news.push((Host { conn: id, stream }, StreamNews::Drained));
+            }
             Event::Gone(stream) => {
-                if self.requests.get(&stream).is_some_and(|request| request.collecting.is_some()) {
+                if self.requests.get(&stream).is_some_and(|request| request.streaming) {
+                    shared.edge.news.push((Host { conn: id, stream }, StreamNews::Gone));
+                    self.end(stream);
+                } else if self.requests.get(&stream).is_some_and(|request| request.collecting.is_some()) {
                     self.end(stream);
                 }
             }
@@ -184,7 +223,7 @@ impl H2 {
         let expects = head.expect_continue;
         let mut exchange = Exchange::new(shared.edge.started);
         let begun = exchange.begin(&head, service, &shared.edge);
-        let mut request = Request { exchange, collecting: None };
+        let mut request = Request { exchange, collecting: None, streaming: false };
         match begun {
             Ok(true) if framing != BodyFraming::None => {
                 request.collecting = Some(parts);
@@ -224,9 +263,7 @@ impl H2 {
         let head = head_of(parts, BodyFraming::Length(body.len() as u64));
         let mut sink = H2Sink::new(&mut self.conn, stream, &shared.date);
         let progress = request.exchange.handle(caller, &head, body, &mut sink, service, &mut shared.edge);
-        if progress == Progress::Done {
-            self.end(stream);
-        }
+        self.progressed(stream, progress);
     }
 
     /// Answers a request that goes no further; what comes of its body is thrown away.
@@ -302,6 +339,7 @@ fn head_of(parts: &Parts, body: BodyFraming) -> Head<'_> {
             .get("idempotency-key")
             .and_then(|value| visible_ascii(value.as_bytes())),
         accept: field(ACCEPT),
+        last_event_id: parts.headers.get("last-event-id").map(http::HeaderValue::as_bytes),
         head_bytes: 0,
     }
 }

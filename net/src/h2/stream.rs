@@ -160,7 +160,6 @@ impl Stream {
     }
 
     /// Where the bytes of a body that is sent as it comes are appended; [`Stream::flush`] follows.
-    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(super) fn output(&mut self) -> Option<&mut Vec<u8>> {
         match &self.sending {
             Sending::Body { last: false, .. } => Some(&mut self.next),
@@ -169,7 +168,6 @@ impl Stream {
     }
 
     /// Such a body ends here.
-    #[allow(dead_code, reason = "nothing is streamed yet")]
     pub(super) fn finish(&mut self, now_ms: u64) {
         if let Sending::Body { last, .. } = &mut self.sending {
             *last = true;

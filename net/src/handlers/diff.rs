@@ -32,7 +32,7 @@ pub(crate) fn render(
         if out.len() != records_start {
             out.push(b',');
         }
-        render_record(out, record, tags, meta);
+        render_record(out, record, Shown { data: true, tags, meta });
     });
     let outcome = match result {
         Ok(outcome) => outcome,
@@ -74,9 +74,17 @@ pub(crate) fn render(
     Ok(outcome)
 }
 
+/// Which optional members of a record a reader wants to see.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown {
+    pub(crate) data: bool,
+    pub(crate) tags: bool,
+    pub(crate) meta: bool,
+}
+
 /// A record in the shape of §5: `data` and `meta` verbatim (J-21).
 #[inline]
-fn render_record(out: &mut Vec<u8>, record: &Record<'_>, tags: bool, meta: bool) {
+pub(crate) fn render_record(out: &mut Vec<u8>, record: &Record<'_>, shown: Shown) {
     out.reserve(record.data.len() + record.meta.map_or(0, <[u8]>::len) + 64);
     out.extend_from_slice(b"{\"$seq\":");
     write_u64(out, record.seq);
@@ -86,13 +94,15 @@ fn render_record(out: &mut Vec<u8>, record: &Record<'_>, tags: bool, meta: bool)
         out.extend_from_slice(b",\"$node\":");
         write_str(out, text(node));
     }
-    if let Some(tag) = record.tag.filter(|_| tags) {
+    if let Some(tag) = record.tag.filter(|_| shown.tags) {
         out.extend_from_slice(b",\"$tag\":");
         write_str(out, text(tag));
     }
-    out.extend_from_slice(b",\"data\":");
-    out.extend_from_slice(record.data);
-    if let Some(value) = record.meta.filter(|_| meta) {
+    if shown.data {
+        out.extend_from_slice(b",\"data\":");
+        out.extend_from_slice(record.data);
+    }
+    if let Some(value) = record.meta.filter(|_| shown.meta) {
         out.extend_from_slice(b",\"meta\":");
         out.extend_from_slice(value);
     }
@@ -104,7 +114,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or("\u{fffd}")
 }
 
-fn reason_name(reason: TombstoneReason) -> &'static str {
+pub(crate) fn reason_name(reason: TombstoneReason) -> &'static str {
     match reason {
         TombstoneReason::Cap => "cap",
         TombstoneReason::Ttl => "ttl",

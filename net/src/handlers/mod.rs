@@ -3,6 +3,7 @@
 
 pub(crate) mod append;
 pub(crate) mod diff;
+pub(crate) mod feed;
 pub(crate) mod queue;
 pub(crate) mod topics;
 

@@ -4,25 +4,17 @@
 //! as base64 with the URL-safe alphabet and no padding, so that it needs no escape in a query. The
 //! position is a name, not an index: deleting the entry leaves the cursor good.
 
-const VERSION: u8 = 1;
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+use super::base64;
 
+const VERSION: u8 = 1;
 /// A cursor this server never gave out: `400 invalid_request` (G-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadCursor;
 
 /// Appends the cursor that stands behind `name`.
 pub fn encode(name: &str, out: &mut Vec<u8>) {
-    let mut bytes = std::iter::once(VERSION).chain(name.bytes());
-    while let Some(first) = bytes.next() {
-        let (second, third) = (bytes.next(), bytes.next());
-        let group =
-            u32::from(first) << 16 | u32::from(second.unwrap_or(0)) << 8 | u32::from(third.unwrap_or(0));
-        let digit_count = 2 + usize::from(second.is_some()) + usize::from(third.is_some());
-        for index in 0..digit_count {
-            out.push(ALPHABET[(group >> (18 - 6 * index) & 63) as usize]);
-        }
-    }
+    let bytes: Vec<u8> = std::iter::once(VERSION).chain(name.bytes()).collect();
+    base64::encode(&bytes, out);
 }
 
 /// The name a cursor stands behind, written to `scratch`; nothing for the empty cursor, which means
@@ -32,44 +24,11 @@ pub fn decode<'s>(cursor: &str, scratch: &'s mut Vec<u8>) -> Result<Option<&'s s
         return Ok(None);
     }
     scratch.clear();
-    for digits in cursor.as_bytes().chunks(4) {
-        decode_group(digits, scratch)?;
-    }
+    base64::decode(cursor.as_bytes(), scratch).ok_or(BadCursor)?;
     match scratch.as_slice() {
         [VERSION, name @ ..] if !name.is_empty() => {
             std::str::from_utf8(name).map(Some).map_err(|_| BadCursor)
         }
-        _ => Err(BadCursor),
-    }
-}
-
-fn decode_group(digits: &[u8], out: &mut Vec<u8>) -> Result<(), BadCursor> {
-    let mut group = 0u32;
-    for (index, &digit) in digits.iter().enumerate() {
-        group |= value(digit)? << (18 - 6 * index);
-    }
-    let bytes = match digits.len() {
-        4 => 3,
-        3 => 2,
-        2 => 1,
-        _ => return Err(BadCursor),
-    };
-    let all = [(group >> 16) as u8, (group >> 8) as u8, group as u8];
-    // One name has one cursor: bits beyond the last byte must be zero.
-    if all[bytes..].iter().any(|&byte| byte != 0) {
-        return Err(BadCursor);
-    }
-    out.extend_from_slice(&all[..bytes]);
-    Ok(())
-}
-
-fn value(digit: u8) -> Result<u32, BadCursor> {
-    match digit {
-        b'A'..=b'Z' => Ok(u32::from(digit - b'A')),
-        b'a'..=b'z' => Ok(u32::from(digit - b'a') + 26),
-        b'0'..=b'9' => Ok(u32::from(digit - b'0') + 52),
-        b'-' => Ok(62),
-        b'_' => Ok(63),
         _ => Err(BadCursor),
     }
 }

@@ -4,6 +4,7 @@
 //! Reading order: [`request`] (a head from bytes), [`chunked`] (a body from bytes), [`query`] and
 //! [`cursor`] (what a target may ask), [`json_out`] and [`response`] (bytes out).
 
+pub mod base64;
 pub mod chunked;
 pub mod cursor;
 pub mod json_out;

@@ -152,6 +152,8 @@ pub struct Head<'a> {
     pub idempotency_key: Option<&'a str>,
     /// `Accept`, first occurrence.
     pub accept: Option<&'a [u8]>,
+    /// `Last-Event-ID`, first occurrence (V-52).
+    pub last_event_id: Option<&'a [u8]>,
     /// Bytes of the input that the head took; the body starts there.
     pub head_bytes: usize,
 }
@@ -262,6 +264,7 @@ fn parse_at<'a>(head: &'a [u8], start: usize, limits: &Limits) -> Parsed<'a> {
         authorization: fields.authorization,
         idempotency_key: fields.idempotency_key.and_then(visible_ascii),
         accept: fields.accept,
+        last_event_id: fields.last_event_id,
         head_bytes: start + text_bytes,
     })
 }
@@ -353,6 +356,7 @@ struct Fields<'a> {
     authorization: Option<&'a [u8]>,
     idempotency_key: Option<&'a [u8]>,
     accept: Option<&'a [u8]>,
+    last_event_id: Option<&'a [u8]>,
 }
 
 struct BadFraming;
@@ -384,6 +388,7 @@ impl<'a> Fields<'a> {
                 }
             }
             12 if is(b"content-type") => self.content_type = self.content_type.or(Some(value)),
+            13 if is(b"last-event-id") => self.last_event_id = self.last_event_id.or(Some(value)),
             13 if is(b"authorization") => self.authorization = self.authorization.or(Some(value)),
             14 if is(b"content-length") => {
                 let length = decimal(value).ok_or(BadFraming)?;

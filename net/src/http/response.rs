@@ -13,6 +13,8 @@ use crate::fault::Fault;
 pub const JSON: &str = "application/json";
 /// `Content-Type` of the metrics in text form (H-4).
 pub const METRICS_TEXT: &str = "text/plain; version=0.0.4";
+/// `Content-Type` of event streams, exactly (M-3).
+pub const EVENT_STREAM: &str = "text/event-stream";
 /// The interim answer that asks for the body (T-5).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -114,6 +116,37 @@ pub fn write_framing(out: &mut Vec<u8>, framing: Framing, date: &[u8; DATE_BYTES
     out.extend_from_slice(b"\r\n");
 }
 
+/// Writes the head of an answer that has no length: in chunks, or to a client of HTTP/1.0 until the
+/// connection closes (V-2).
+pub fn begin_stream(out: &mut Vec<u8>, date: &[u8; DATE_BYTES], persist: Persist, version: Version) {
+    push_status(out, 200);
+    push_header(out, "Content-Type", EVENT_STREAM);
+    push_header(out, "Cache-Control", "no-store");
+    push_header(out, "X-Accel-Buffering", "no");
+    if version == Version::V11 {
+        push_header(out, "Transfer-Encoding", "chunked");
+    }
+    push_shared(out, date, if version == Version::V11 { persist } else { Persist::Close });
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a chunk of such an answer.
+pub fn push_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.reserve(bytes.len() + 12);
+    let mut size = *b"00000000\r\n";
+    for (index, digit) in size[..8].iter_mut().enumerate() {
+        *digit = HEX[bytes.len() >> (28 - 4 * index) & 15];
+    }
+    let leading = (bytes.len() as u32 | 1).leading_zeros() as usize / 4;
+    out.extend_from_slice(&size[leading..]);
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The chunk that ends such an answer.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 fn begin_with(
     out: &mut Vec<u8>,
     status: u16,
@@ -181,12 +214,18 @@ pub(crate) struct H1Sink<'a> {
     out: &'a mut Vec<u8>,
     date: &'a [u8; DATE_BYTES],
     persist: Persist,
+    version: Version,
     mark: Option<Mark>,
 }
 
 impl<'a> H1Sink<'a> {
-    pub(crate) fn new(out: &'a mut Vec<u8>, date: &'a [u8; DATE_BYTES], persist: Persist) -> H1Sink<'a> {
-        H1Sink { out, date, persist, mark: None }
+    pub(crate) fn new(
+        out: &'a mut Vec<u8>,
+        date: &'a [u8; DATE_BYTES],
+        persist: Persist,
+        version: Version,
+    ) -> H1Sink<'a> {
+        H1Sink { out, date, persist, version, mark: None }
     }
 }
 
@@ -205,6 +244,10 @@ impl Sink for H1Sink<'_> {
 
     fn cancel(&mut self) {
         self.out.truncate(self.mark.take().expect("begun").start());
+    }
+
+    fn begin_stream(&mut self, _omit_body: bool) {
+        begin_stream(self.out, self.date, self.persist, self.version);
     }
 
     fn fault(&mut self, fault: &Fault, omit_body: bool) {
@@ -334,6 +377,27 @@ mod tests {
             assert_eq!(names, ["Content-Type", "Content-Length", "Date"], "T-12");
             assert_eq!(response.headers[1].value, body_bytes.to_string().as_bytes());
         }
+    }
+
+    #[test]
+    fn a_stream_is_chunked_or_runs_until_close() {
+        let mut out = Vec::new();
+        begin_stream(&mut out, &date(), Persist::Open, Version::V11);
+        for bytes in [1usize, 15, 16, 4096, 70_000] {
+            let start = out.len();
+            push_chunk(&mut out, &vec![b'x'; bytes]);
+            let size = format!("{bytes:x}\r\n");
+            assert_eq!(&out[start..start + size.len()], size.as_bytes(), "V-2");
+            assert_eq!(out.len() - start, size.len() + bytes + 2, "V-2");
+        }
+        assert!(text(&out).starts_with(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\
+             X-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n"
+        ));
+        let mut old = Vec::new();
+        begin_stream(&mut old, &date(), Persist::OpenV10, Version::V10);
+        assert!(text(&old).ends_with("GMT\r\nConnection: close\r\n\r\n"), "V-2");
+        assert!(!text(&old).contains("chunked"), "V-2");
     }
 
     #[test]

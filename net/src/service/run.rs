@@ -4,7 +4,7 @@ use super::{Ran, Service, append_answer, empty_read, refused, waits};
 use crate::handlers::{diff, fault_of, topics};
 use crate::message::{Answer, AppendOp, DeleteOp, DiffOp, ListEntry, Op};
 use crate::metrics::ShardReport;
-use runelog_engine::error::No;
+use runelog_engine::error::{EngineError, No};
 use runelog_engine::event::Batch;
 use runelog_engine::shard::AppendRequest;
 use runelog_engine::wal::Wait;
@@ -47,8 +47,12 @@ impl Service {
                 Err(no) => refused(no, &topic.clone(), || Op::GetTopic { topic, touch }),
             },
             Op::DropTopic { topic, if_empty } => {
+                let (instance, _) = self.shard.find(topic.as_bytes());
                 match self.shard.drop_topic(topic.as_bytes(), if_empty, now) {
                     Ok((deleted, wait)) => {
+                        if let Some(instance) = instance {
+                            self.watchers.dropped(instance, wait);
+                        }
                         let mut json = Vec::with_capacity(128);
                         topics::render_drop(&mut json, &topic, deleted);
                         Ran::Answer(Answer::Body { status: 200, json, scanned: None }, wait)
@@ -74,9 +78,24 @@ impl Service {
                 }
                 Ran::Answer(Answer::ListPart(entries), wait)
             }
+            Op::Resolve { topics } => {
+                let (mut found, mut wait) = (Vec::with_capacity(topics.len()), Wait::default());
+                for topic in &topics {
+                    let (numbers, rests_on) = match self.shard.state(topic.as_bytes(), false, now) {
+                        Ok((view, rests_on)) => (Some((view.totals.head, view.earliest)), rests_on),
+                        Err(No::Refused(EngineError::TopicMissing, rests_on)) => (None, rests_on),
+                        Err(no) => return refused(no, &topic.clone(), || Op::Resolve { topics }),
+                    };
+                    found.push(numbers);
+                    wait = wait.max(rests_on);
+                }
+                Ran::Answer(Answer::Resolved(found), wait)
+            }
+            Op::OpenSession { wid, access } => Ran::Answer(self.find_session(wid, &access), Wait::default()),
             Op::Report => {
                 self.shard.notice_queues(now);
-                let report = ShardReport::take(&mut self.shard, &self.counters, self.mesh.counters());
+                let mesh = self.mesh.counters();
+                let report = ShardReport::take(&mut self.shard, &self.counters, mesh, &self.caps);
                 Ran::Answer(Answer::ReportPart(Box::new(report)), Wait::default())
             }
         }

@@ -51,7 +51,6 @@ impl Service {
     }
 
     /// Answers who asked for something that spans cores.
-    #[expect(dead_code, reason = "nothing spans cores yet")]
     pub(crate) fn answer(&mut self, origin: Origin, answer: Answer) {
         self.deliver_later(origin, answer);
     }

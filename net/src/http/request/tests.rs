@@ -42,6 +42,7 @@ fn a_usual_request_says_all_there_is_to_know() {
         authorization: Some(b"Bearer k"),
         idempotency_key: Some("k 1"),
         accept: Some(b"*/*"),
+        last_event_id: None,
         head_bytes: input.len() - 5,
     };
     assert_eq!(head(input), expected);
