@@ -1,6 +1,6 @@
 //! A scripted history, cut after every n-th completed disk operation by both kinds of crash, recovered
 //! (with crashes during the recovery too) and compared with a plain model by what each class promises
-//! (I-50…I-58, I-70, I-72, I-90, I-96). `RUNELOG_STRIDE=1` cuts after every operation.
+//! (I-50…I-58, I-60…I-65, I-68, I-70, I-72, I-90, I-96). `RUNELOG_STRIDE=1` cuts after every operation.
 
 mod common;
 
@@ -17,6 +17,12 @@ fn of(class: Class) -> TopicConfig {
 fn add(world: &mut World, name: &str, sizes: &[usize]) -> Outcome<()> {
     let records: Vec<Rec> = sizes.iter().map(|bytes| world.rec(*bytes)).collect();
     world.append(name, &records, Ask { create: Some(false), ..Ask::default() }).map(drop)
+}
+
+/// A router brings copies behind `vacant` records that its source lost, between what clients do.
+fn bring(world: &mut World, name: &str, vacant: u64, sizes: &[usize]) -> Outcome<()> {
+    let steps: Vec<(u64, Rec)> = sizes.iter().map(|bytes| (2, world.rec(*bytes))).collect();
+    world.forward(name, vacant, &steps, 1)
 }
 
 fn steps(world: &mut World, count: usize) -> Outcome<()> {
@@ -41,6 +47,16 @@ fn history(world: &mut World) -> Outcome<()> {
         add(world, name, &[10, 20, 30])?;
         steps(world, 1)?;
     }
+    // Copies between direct writes and deletes; a full dest; a source that lost records (I-60…I-65, I-68).
+    for name in all {
+        bring(world, name, 0, &[15, 25])?;
+        add(world, name, &[5])?;
+        steps(world, 1)?;
+        bring(world, name, 3, &[35, 45, 55])?;
+    }
+    world.delete("disk", Some(6), None)?;
+    bring(world, "disk", 2, &[])?;
+    bring(world, "fsync", 0, &[])?;
     // Keys, on a topic that the write creates.
     let rec = world.rec(40);
     let fsync = of(Class::Fsync);
@@ -67,6 +83,8 @@ fn history(world: &mut World) -> Outcome<()> {
         add(world, "disk", &[600_000, 600_000, 64])?;
         add(world, "memory", &[300_000])?;
         add(world, "capped", &[10])?;
+        bring(world, "fsync", 1, &[500_000, 20])?;
+        bring(world, "capped", 2, &[10, 10])?;
         steps(world, 2)?;
     }
     world.rig.settle()?;
@@ -82,10 +100,14 @@ fn history(world: &mut World) -> Outcome<()> {
     world.put("capped", &TopicConfig { cap_records: 2, ..of(Class::Fsync) })?;
     steps(world, 4)?;
     world.put("disk", &TopicConfig { cap_bytes: 1_300_000, ..of(Class::Disk) })?;
+    bring(world, "ephemeral", 2, &[10])?;
+    bring(world, "rejecting", 0, &[10])?;
     // Dropped and made again (I-70).
     world.drop_topic("keyed", false)?;
     let rec = world.rec(40);
     world.append("keyed", &[rec], Ask { key: Some(b"k1"), config: Some(&fsync), create: None })?;
+    bring(world, "keyed", 4, &[10, 10])?;
+    world.close_link("memory");
     world.drop_topic("rejecting", true)?;
     world.delete("rejecting", Some(3), None)?;
     add(world, "rejecting", &[10, 10, 10, 10])?;
@@ -111,6 +133,7 @@ fn second_life(world: &mut World) -> Outcome<()> {
             world.append(&name, &[rec], Ask { key: Some(&key), ..Ask::default() })?; // I-72
         }
         add(world, &name, &[20, 20])?;
+        bring(world, &name, 1, &[10])?;
     }
     let fsync = of(Class::Fsync);
     let rec = world.rec(10);

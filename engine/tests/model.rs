@@ -29,11 +29,25 @@ fn config(rng: &mut Rng, name: &str) -> TopicConfig {
     }
 }
 
+/// A router brings copies, vacancies, or only its position.
+fn forward(world: &mut World, rng: &mut Rng, name: &str) -> Outcome<()> {
+    let count = [0, 1, 1, 2, 5, 30][rng.index(6)];
+    let steps: Vec<_> = (0..count)
+        .map(|_| {
+            let mut rec = world.rec(rng.below(60) as usize);
+            rec.tag = rng.chance(1, 2).then(|| TAGS[rng.index(4)].into());
+            (1 + rng.below(3), rec)
+        })
+        .collect();
+    let vacant = [0, 0, 0, 1, 7, 3000][rng.index(6)];
+    world.forward(name, vacant, &steps, [0, 3, 2000][rng.index(3)])
+}
+
 fn operation(world: &mut World, rng: &mut Rng) -> Outcome<()> {
     let name = NAMES[rng.index(NAMES.len())];
     let head = world.topics.get(name).map_or(0, |topic| topic.head);
     match rng.below(100) {
-        0..=44 => {
+        0..=39 => {
             let count = [1, 1, 2, 3, 7, 70][rng.index(6)];
             // Now and then something large, so that chunks fill.
             let large = rng.chance(1, 12);
@@ -55,6 +69,7 @@ fn operation(world: &mut World, rng: &mut Rng) -> Outcome<()> {
             let ask = Ask { key: keyed.then_some(key.as_bytes()), create: Some(true), config: Some(&config) };
             world.append(name, &records, ask)?;
         }
+        40..=44 if world.topics.contains_key(name) => forward(world, rng, name)?,
         45..=54 => {
             let before = rng.chance(2, 3).then(|| rng.below(head + 4));
             let tag = TAGS[rng.index(4)].as_bytes().to_vec();
@@ -91,7 +106,11 @@ fn operation(world: &mut World, rng: &mut Rng) -> Outcome<()> {
             world.rig.settle()?;
             world.rig.advance([1, 40, 150, 500, 2000][rng.index(5)]);
         }
-        87..=91 => world.check()?,
+        87 if world.topics.contains_key(name) => match rng.below(4) {
+            0 => world.close_link(name),
+            _ => forward(world, rng, name)?,
+        },
+        88..=91 => world.check()?,
         92..=96 => {
             for _ in 0..rng.below(30) {
                 world.rig.step(rng.chance(1, 2))?;
@@ -102,7 +121,8 @@ fn operation(world: &mut World, rng: &mut Rng) -> Outcome<()> {
             world.forget_unclear()?;
         }
         98 => world.crash_and_verify(Crash::Kill)?,
-        _ => world.crash_and_verify(Crash::PowerLoss)?,
+        99 => world.crash_and_verify(Crash::PowerLoss)?,
+        _ => {} // no such topic to bring anything into
     }
     Ok(())
 }

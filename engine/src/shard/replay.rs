@@ -53,6 +53,9 @@ pub(super) struct Replay {
     topics: BTreeMap<TopicId, Topic>,
     routers: BTreeMap<RouterId, RouterDef>,
     links: BTreeMap<RouterId, LinkState>,
+    /// Gone since the checkpoint: the next one must say so.
+    dropped_routers: Vec<RouterId>,
+    gone_links: Vec<RouterId>,
     loaded: Option<Loaded>,
     /// Keys of the log, to be remembered once hashing is possible.
     keys: Vec<(TopicId, Vec<u8>, Remembered)>,
@@ -113,6 +116,8 @@ impl Replay {
             topics,
             routers,
             links,
+            dropped_routers: Vec::new(),
+            gone_links: Vec::new(),
             next_topic: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
             described_topics: loaded.as_ref().map_or(1, |loaded| loaded.head.next_topic),
             described: loaded.as_ref().map_or(0, |loaded| loaded.head.described_block),
@@ -324,13 +329,19 @@ impl Replay {
                     self.dropped.push(id);
                 }
                 Entry::Link { state, is_gone: false } => drop(self.links.insert(state.router, state)),
-                Entry::Link { state, is_gone: true } => drop(self.links.remove(&state.router)),
+                Entry::Link { state, is_gone: true } => {
+                    self.links.remove(&state.router);
+                    self.gone_links.push(state.router);
+                }
                 Entry::Router(def) => {
                     // Topics and routers share a counter.
                     self.next_topic = self.next_topic.max((def.id.0 & u64::from(u32::MAX)) + 1);
                     self.routers.insert(def.id, def);
                 }
-                Entry::RouterDrop(ids) => ids.iter().for_each(|id| drop(self.routers.remove(id))),
+                Entry::RouterDrop(ids) => {
+                    ids.iter().for_each(|id| drop(self.routers.remove(id)));
+                    self.dropped_routers.extend(ids);
+                }
                 Entry::Lease { topic: id, jobs } => {
                     if let Some(topic) = self.topics.get_mut(&id)
                         && let Some(queue) = &mut topic.queue
@@ -465,8 +476,8 @@ impl Replay {
             published: Vec::new(),
             heap_bytes: 0,
             sealing,
-            registry: Registry::recovered(std::mem::take(&mut self.routers)),
-            links: Links::default(),
+            registry: Registry::recovered(self.routers, self.dropped_routers),
+            links: Links::recovered(self.gone_links),
             loaded: Vec::new(),
             notices: Vec::new(),
             next_load: 0,

@@ -69,7 +69,8 @@ pub(super) struct Links {
 }
 
 impl Shard {
-    /// An id for a router that is about to be put. Never given away again, whatever becomes of it.
+    /// An id for a router that is about to be put. Once the put is durable it is never given away again;
+    /// so the router's link is opened only then.
     pub fn next_router_id(&mut self) -> RouterId {
         // Topics and routers share a counter: checkpoints keep it.
         let id = self.id_prefix() | self.next_topic;
@@ -283,9 +284,9 @@ impl Shard {
 }
 
 impl Registry {
-    /// What recovery found.
-    pub(super) fn recovered(routers: BTreeMap<RouterId, RouterDef>) -> Registry {
-        Registry { changed: routers.keys().copied().collect(), routers, ..Registry::default() }
+    /// What recovery found; `dropped`: what the log had gone, and the checkpoint before it may still have.
+    pub(super) fn recovered(routers: BTreeMap<RouterId, RouterDef>, dropped: Vec<RouterId>) -> Registry {
+        Registry { changed: routers.keys().copied().collect(), routers, dropped, block: 0 }
     }
 }
 
@@ -298,6 +299,11 @@ impl Held {
 }
 
 impl Links {
+    /// An empty table; `gone`: as with [`Registry::recovered`].
+    pub(super) fn recovered(gone: Vec<RouterId>) -> Links {
+        Links { gone, ..Links::default() }
+    }
+
     /// Adds a link; `is_checked`: its position is known not to lie above what the source recovered.
     fn insert(&mut self, state: LinkState, is_checked: bool) -> &Held {
         let held = Held {

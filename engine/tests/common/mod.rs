@@ -8,13 +8,15 @@ use runelog_engine::config::TopicConfig;
 use runelog_engine::disk::sim::{Crash, SimDisk};
 use runelog_engine::disk::{Disk, Done, Io, Op, Tag};
 use runelog_engine::error::{EngineError, No};
-use runelog_engine::event::{Batch, RecordSpan, Span};
+use runelog_engine::event::{Batch, Record, RecordSpan, Span};
+use runelog_engine::ids::{RouterId, TopicId};
 use runelog_engine::quota::Quota;
 use runelog_engine::rng::Rng;
+use runelog_engine::router::RouterDef;
 use runelog_engine::shard::recover::{RecoverError, RecoveryReport, recover};
 use runelog_engine::shard::{
-    AppendRequest, Appended, DeleteRequest, Deleted, LoadId, ReadOutcome, ReadRequest, Shard, ShardSettings,
-    TagMatch,
+    AppendRequest, Appended, DeleteRequest, Deleted, ForwardRequest, Forwarded, LoadId, PumpRead,
+    ReadOutcome, ReadRequest, Shard, ShardSettings, TagMatch, TombstoneReason,
 };
 use std::sync::Arc;
 
@@ -86,6 +88,39 @@ pub struct Shown {
     pub earliest: u64,
     pub count: u64,
     pub bytes: u64,
+}
+
+/// What a router brings, with copies as records.
+#[derive(Clone, Debug, Default)]
+pub struct Bring {
+    pub router: RouterId,
+    pub dest: TopicId,
+    pub from: u64,
+    pub through: Vec<u64>,
+    pub end: u64,
+    pub vacant: u64,
+    pub hops: u8,
+}
+
+/// Records in the form that requests have.
+fn lay_out(records: &[Rec]) -> (Vec<u8>, Vec<u8>, Vec<RecordSpan>) {
+    let (mut body, mut side, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+    for rec in records {
+        let mut put = |bytes: &[u8]| {
+            body.extend_from_slice(bytes);
+            Span::body(body.len() - bytes.len(), bytes.len())
+        };
+        let data = put(&rec.data);
+        let meta = rec.meta.as_deref().map_or(Span::ABSENT, &mut put);
+        let mut aside = |bytes: &[u8]| {
+            side.extend_from_slice(bytes);
+            Span::side(side.len() - bytes.len(), bytes.len())
+        };
+        let tag = rec.tag.as_deref().map_or(Span::ABSENT, &mut aside);
+        let node = rec.node.as_deref().map_or(Span::ABSENT, &mut aside);
+        spans.push(RecordSpan { data, meta, tag, node });
+    }
+    (body, side, spans)
 }
 
 /// What an append asks for beyond topic and records.
@@ -305,22 +340,7 @@ impl Rig {
     }
 
     pub fn append(&mut self, topic: &str, records: &[Rec], ask: Ask<'_>) -> Outcome<Appended> {
-        let (mut body, mut side, mut spans) = (Vec::new(), Vec::new(), Vec::new());
-        for rec in records {
-            let mut put = |bytes: &[u8]| {
-                body.extend_from_slice(bytes);
-                Span::body(body.len() - bytes.len(), bytes.len())
-            };
-            let data = put(&rec.data);
-            let meta = rec.meta.as_deref().map_or(Span::ABSENT, &mut put);
-            let mut aside = |bytes: &[u8]| {
-                side.extend_from_slice(bytes);
-                Span::side(side.len() - bytes.len(), bytes.len())
-            };
-            let tag = rec.tag.as_deref().map_or(Span::ABSENT, &mut aside);
-            let node = rec.node.as_deref().map_or(Span::ABSENT, &mut aside);
-            spans.push(RecordSpan { data, meta, tag, node });
-        }
+        let (body, side, spans) = lay_out(records);
         let request = AppendRequest {
             topic: topic.as_bytes(),
             batch: Batch { body: &body, side: &side, records: &spans },
@@ -336,6 +356,54 @@ impl Rig {
         let appended = self.append(topic, records, Ask::default())?;
         self.wait(appended.wait.0)?;
         Ok(appended)
+    }
+
+    /// A router in the registry, durable: only then its id is its own for good.
+    pub fn make_router(&mut self, dest: &str, dest_id: TopicId, start: u64) -> Outcome<RouterId> {
+        let id = self.shard().next_router_id();
+        let def = RouterDef {
+            id,
+            name: format!("r{}", id.0).into(),
+            source: "elsewhere".into(),
+            source_id: TopicId(u64::MAX),
+            dest: dest.into(),
+            dest_id,
+            preserve_node: true,
+            preserve_tag: id.0.is_multiple_of(2),
+            filter: Some(TagMatch::Prefix(format!("{start}:").into_bytes())),
+            allow_cycle: false,
+            exactly_once: id.0.is_multiple_of(3),
+            start,
+        };
+        let wait = self.repeat(|shard, _| shard.put_router(def.clone()))?;
+        self.wait(wait.0)?;
+        Ok(id)
+    }
+
+    /// Brings copies.
+    pub fn forward(&mut self, bring: &Bring, records: &[Rec]) -> Outcome<Forwarded> {
+        let (body, side, spans) = lay_out(records);
+        let Bring { router, dest, from, end, vacant, hops, .. } = *bring;
+        let batch = Batch { body: &body, side: &side, records: &spans };
+        let through = &bring.through;
+        let request = ForwardRequest { router, dest, from, through, end, vacant, hops, batch };
+        self.repeat(|shard, now| shard.forward(&request, now))
+    }
+
+    /// Reads as a router does: what it found, and each record with its hops.
+    pub fn pump(&mut self, topic: &str, from: u64, records: u32) -> Outcome<(PumpRead, Vec<(Seen, u8)>)> {
+        self.repeat(|shard, now| {
+            let source = shard.find(topic.as_bytes()).0.ok_or(EngineError::TopicMissing)?;
+            let mut seen = Vec::new();
+            let visit = |record: &Record<'_>| seen.push((seen_of(record), record.hops));
+            let read = shard.pump_read(source, from, records, 1 << 20, now, visit)?;
+            Ok((read, seen))
+        })
+    }
+
+    /// Id of a topic that exists.
+    pub fn id_of(&mut self, topic: &str) -> TopicId {
+        self.shard().find(topic.as_bytes()).0.expect("a topic").id
     }
 
     pub fn put(&mut self, topic: &str, config: &TopicConfig) -> Outcome<(bool, u64)> {
@@ -379,17 +447,7 @@ impl Rig {
         self.repeat(|shard, now| {
             let mut seen = Vec::new();
             let outcome = shard.read(topic.as_bytes(), request, now, |record| {
-                seen.push(Seen {
-                    seq: record.seq,
-                    ts: record.ts,
-                    rec: Rec {
-                        data: record.data.to_vec(),
-                        meta: record.meta.map(<[u8]>::to_vec),
-                        tag: record.tag.map(<[u8]>::to_vec),
-                        node: record.node.map(<[u8]>::to_vec),
-                    },
-                    counted_bytes: record.counted_bytes(),
-                });
+                seen.push(seen_of(record));
             })?;
             Ok((outcome, seen))
         })
@@ -397,19 +455,37 @@ impl Rig {
 
     /// All that a topic shows, page by page, and the first page's outcome.
     pub fn read_all(&mut self, topic: &str) -> Outcome<(ReadOutcome, Vec<Seen>)> {
+        self.read_gaps(topic).map(|(first, all, _)| (first, all))
+    }
+
+    /// The same, and all that the reader was told of vacancies of routers (I-68).
+    pub fn read_gaps(&mut self, topic: &str) -> Outcome<(ReadOutcome, Vec<Seen>, Vec<(u64, u64)>)> {
+        let mut gaps = Vec::new();
         let limit = 1 + self.rng.below(60) as u32;
         let max_bytes = 1 + self.rng.below(3 << 20);
         let mut request = ReadRequest { from_seq: 0, limit, max_bytes, skip_node: None };
         let (first, mut all) = self.read(topic, &request)?;
         let mut last = first;
+        let mut note = |outcome: &ReadOutcome, seen: &[Seen], before: u64| {
+            let Some(gap) = outcome.tombstone.filter(|gap| gap.reason == TombstoneReason::SourceTrim) else {
+                return;
+            };
+            assert!(before < gap.gap_from && gap.gap_to >= gap.gap_from, "D-16: {gap:?} after {before}");
+            let next = seen.first().map_or(u64::MAX, |seen| seen.seq);
+            assert!(gap.gap_to < next, "I-68: {gap:?} hides {next}");
+            assert_eq!(gap.earliest_seq, gap.gap_to + 1, "§5.1");
+            gaps.push((gap.gap_from, gap.gap_to));
+        };
+        note(&first, &all, 0);
         while !last.caught_up() {
             request.from_seq = last.next_from_seq;
             let (outcome, seen) = self.read(topic, &request)?;
             assert!(outcome.next_from_seq > last.next_from_seq, "a reader stands still: {outcome:?}");
+            note(&outcome, &seen, request.from_seq);
             all.extend(seen);
             last = outcome;
         }
-        Ok((first, all))
+        Ok((first, all, gaps))
     }
 
     pub fn state(&mut self, topic: &str) -> Outcome<Shown> {
@@ -441,6 +517,20 @@ impl Rig {
         }
         found.sort();
         found
+    }
+}
+
+fn seen_of(record: &Record<'_>) -> Seen {
+    Seen {
+        seq: record.seq,
+        ts: record.ts,
+        rec: Rec {
+            data: record.data.to_vec(),
+            meta: record.meta.map(<[u8]>::to_vec),
+            tag: record.tag.map(<[u8]>::to_vec),
+            node: record.node.map(<[u8]>::to_vec),
+        },
+        counted_bytes: record.counted_bytes(),
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Ask, Outcome, Rec, Rig, Seen, Shown, Stop};
 use runelog_engine::config::{Class, Discard, TopicConfig};
 use runelog_engine::disk::sim::Crash;
 use runelog_engine::error::EngineError;
+use runelog_engine::ids::RouterId;
 use runelog_engine::shard::{ReadRequest, TagMatch, Tombstone, TombstoneReason};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -18,6 +19,15 @@ pub struct Stored {
     pub heap: bool,
 }
 
+/// How far a router has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub position: u64,
+    pub total: u64,
+    /// The same as far as the log knows for sure; `None`: it may know of no such link.
+    pub logged: Option<(u64, u64)>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Topic {
     pub instance: u64,
@@ -27,6 +37,9 @@ pub struct Topic {
     pub floors: [u64; 2],
     pub live: BTreeMap<u64, Rc<Stored>>,
     pub vacant: Vec<(u64, u64)>,
+    /// Those of them that stand for what a source lost, merged.
+    pub trims: Vec<(u64, u64)>,
+    pub links: BTreeMap<RouterId, Link>,
     /// First seq, count, time.
     pub keys: BTreeMap<Vec<u8>, (u64, u32, i64)>,
     /// The head as far as the log knows it.
@@ -44,6 +57,8 @@ impl Topic {
             floors: [0; 2],
             live: BTreeMap::new(),
             vacant: Vec::new(),
+            trims: Vec::new(),
+            links: BTreeMap::new(),
             keys: BTreeMap::new(),
             logged_head: 0,
             heap_seen: false,
@@ -119,6 +134,13 @@ impl Topic {
         0
     }
 
+    /// The gaps that a reader from `from` on must hear of besides the floor (I-68).
+    fn gaps(&self, from: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let from = from.max(self.floor());
+        let above = self.trims.iter().filter(move |(_, last)| *last > from);
+        above.map(move |(first, last)| (*first.max(&(from + 1)), *last))
+    }
+
     fn tombstone(&self, from: u64) -> Option<Tombstone> {
         let (head_seq, floor) = (self.head, self.floor());
         if from > head_seq {
@@ -176,6 +198,10 @@ pub struct Observed {
     pub shown: Shown,
     pub tombstone: Option<Tombstone>,
     pub records: Vec<Seen>,
+    /// Gaps of source trims.
+    pub gaps: Vec<(u64, u64)>,
+    /// Position and total of routers.
+    pub links: BTreeMap<RouterId, (u64, u64)>,
 }
 
 /// A shard and the model beside it.
@@ -337,6 +363,104 @@ impl World {
         self.note(name, answer.wait.0, strength, what);
     }
 
+    /// Gives a topic a router that stands at `start`, unless it has one.
+    pub fn open_link(&mut self, name: &str, start: u64) -> Outcome<RouterId> {
+        if let Some(router) = self.topics[name].links.keys().next() {
+            return Ok(*router);
+        }
+        let dest = self.rig.id_of(name);
+        let router = self.rig.make_router(name, dest, start)?;
+        let link = self.rig.shard().open_link(router, dest, start).expect("its dest is there");
+        assert_eq!((link.position, link.forwarded_total, link.epoch), (start, 0, 0), "R-31");
+        let link = Link { position: start, total: 0, logged: None };
+        self.topics.get_mut(name).expect("it exists").links.insert(router, link);
+        self.note(name, 0, Strength::Nothing, "link");
+        Ok(router)
+    }
+
+    pub fn close_link(&mut self, name: &str) {
+        let Some((router, _)) = self.topics.get_mut(name).and_then(|topic| topic.links.pop_first()) else {
+            return;
+        };
+        self.rig.shard().close_link(router);
+        assert!(self.rig.shard().link(router).is_none());
+        self.note(name, 0, Strength::Nothing, "link closed");
+    }
+
+    /// A router brings copies: `steps` says how far behind the one before each record lies in the source,
+    /// `vacant` records were lost before the first, and the source was looked at for `more` behind the last.
+    pub fn forward(&mut self, name: &str, vacant: u64, steps: &[(u64, Rec)], more: u64) -> Outcome<()> {
+        let router = self.open_link(name, 5)?;
+        self.expire(name);
+        let now = self.rig.now;
+        let dest = self.rig.id_of(name);
+        let topic = &self.topics[name];
+        let link = topic.links[&router];
+        let mut at = link.position + vacant;
+        let mut through = Vec::new();
+        for (step, _) in steps {
+            at += step;
+            through.push(at);
+        }
+        let records: Vec<Rec> = steps.iter().map(|(_, rec)| rec.clone()).collect();
+        let bring =
+            super::Bring { router, dest, from: link.position, through, end: at + more, vacant, hops: 1 };
+        // the longest front that fits.
+        let config = topic.config.clone();
+        let (mut count, mut bytes) = (topic.count(), topic.bytes());
+        let fits = |rec: &&Rec| {
+            (count, bytes) = (count + 1, bytes + rec.bytes());
+            config.discard == Discard::Old
+                || (config.cap_records == 0 || count <= config.cap_records)
+                    && (config.cap_bytes == 0 || bytes <= config.cap_bytes)
+        };
+        let taken = records.iter().take_while(fits).count();
+        let stalled = taken == 0 && !records.is_empty();
+        let counted = if stalled { 0 } else { vacant + taken as u64 };
+        let expected = match taken {
+            _ if taken == records.len() => bring.end,
+            0 => bring.from,
+            _ => bring.through[taken - 1],
+        };
+        let answer = self.rig.forward(&bring, &records)?;
+        assert_eq!(
+            (answer.taken as usize, answer.full, answer.position, answer.forwarded_total),
+            (taken, taken < records.len(), expected, link.total + counted),
+            "R-35, R-36, R-37: {name} {bring:?}"
+        );
+        let topic = self.topics.get_mut(name).expect("it exists");
+        let link = topic.links.get_mut(&router).expect("it exists");
+        (link.position, link.total) = (answer.position, answer.forwarded_total);
+        let heap = config.class == Class::Ephemeral;
+        if !heap && counted > 0 {
+            link.logged = Some((link.position, link.total));
+        }
+        if counted > 0 {
+            if vacant > 0 {
+                let gap = (topic.head + 1, topic.head + vacant);
+                topic.vacant.push(gap);
+                match topic.trims.last_mut() {
+                    Some((_, last)) if *last + 1 == gap.0 => *last = gap.1,
+                    _ => topic.trims.push(gap),
+                }
+                topic.head += vacant;
+            }
+            for rec in &records[..taken] {
+                topic.head += 1;
+                topic.live.insert(topic.head, Rc::new(Stored { rec: rec.clone(), ts: now, heap }));
+            }
+            match heap {
+                true => topic.heap_seen = true,
+                false => topic.logged_head = topic.head,
+            }
+            topic.evict();
+        }
+        // What only moves the position is no promise.
+        let strength = if counted > 0 { strength(topic.config.class) } else { Strength::Nothing };
+        self.note(name, answer.wait.0, strength, format!("forward of {taken} behind {vacant}"));
+        Ok(())
+    }
+
     pub fn put(&mut self, name: &str, config: &TopicConfig) -> Outcome<()> {
         let now = self.rig.now;
         let changes = self.topics.get(name).is_none_or(|topic| topic.config != *config);
@@ -424,7 +548,30 @@ impl World {
         let (mut next, mut bytes, mut examined) = (topic.head.max(start), 0, 0);
         let mut expected = Vec::new();
         let filters = topic.config.dedupe_node;
+        let mut tombstone = topic.tombstone(from);
+        let mut gaps = topic.gaps(cursor).peekable();
+        // Whether the read ends before the next gap below `seq`; the first gap is told if nothing was.
+        let mut stops = |seq: u64, delivered: bool| {
+            while let Some(gap) = gaps.next_if(|gap| gap.0 < seq) {
+                if delivered || tombstone.is_some() {
+                    return Some(gap.0 - 1);
+                }
+                tombstone = Some(Tombstone {
+                    gap_from: gap.0,
+                    gap_to: gap.1,
+                    reason: TombstoneReason::SourceTrim,
+                    earliest_seq: gap.1 + 1,
+                    head_seq: topic.head,
+                });
+            }
+            None
+        };
+        let mut is_over = false;
         for (seq, stored) in topic.live.range(start + 1..) {
+            if let Some(last) = stops(*seq, !expected.is_empty()) {
+                (next, is_over) = (last, true);
+                break;
+            }
             if filters
                 && stored
                     .rec
@@ -437,15 +584,18 @@ impl World {
             }
             bytes += stored.rec.bytes();
             if !expected.is_empty() && bytes > request.max_bytes {
-                next = seq - 1;
+                (next, is_over) = (seq - 1, true);
                 break;
             }
             examined += 1;
             expected.push(*seq);
             if expected.len() == request.limit as usize {
-                next = *seq;
+                (next, is_over) = (*seq, true);
                 break;
             }
+        }
+        if !is_over && let Some(last) = stops(topic.head + 1, !expected.is_empty()) {
+            next = last;
         }
         let what = format!("{name} {request:?}");
         let seqs: Vec<u64> = seen.iter().map(|seen| seen.seq).collect();
@@ -453,7 +603,7 @@ impl World {
         for seen in &seen {
             check_record(topic, seen, &what);
         }
-        assert_eq!(outcome.tombstone, topic.tombstone(from), "D-12…D-16: {what}");
+        assert_eq!(outcome.tombstone, tombstone, "D-12…D-16, I-68: {what}");
         assert_eq!(outcome.next_from_seq, next, "D-3: {what}");
         assert_eq!(outcome.examined, examined, "§1.9: {what}");
         assert_eq!(
@@ -493,7 +643,7 @@ impl World {
         let mut observed = BTreeMap::new();
         for listed in self.rig.list()? {
             let name = String::from_utf8(listed.name).expect("names are ASCII");
-            let (first, records) = self.rig.read_all(&name)?;
+            let (first, records, gaps) = self.rig.read_gaps(&name)?;
             let shown = self.rig.state(&name)?;
             let bytes: u64 = records.iter().map(|seen| seen.counted_bytes).sum();
             let tally = (records.len() as u64, bytes);
@@ -502,8 +652,12 @@ impl World {
             assert_eq!(shown.earliest, earliest, "I-20: {name}, {shown:?}");
             let floor = shown.floors.iter().copied().max().expect("three");
             assert!(floor < shown.earliest && shown.earliest <= shown.head + 1, "I-21: {name}, {shown:?}");
-            assert_eq!(first.tombstone.map_or(0, |gap| gap.gap_to), floor, "I-22: {name}");
-            observed.insert(name, Observed { shown, tombstone: first.tombstone, records });
+            let tombstone = first.tombstone.filter(|gap| gap.reason != TombstoneReason::SourceTrim);
+            assert_eq!(tombstone.map_or(0, |gap| gap.gap_to), floor, "I-22: {name}");
+            let dest = self.rig.id_of(&name);
+            let links = self.rig.shard().links().filter(|(_, link)| link.dest == dest);
+            let links = links.map(|(router, link)| (router, (link.position, link.forwarded_total))).collect();
+            observed.insert(name, Observed { shown, tombstone, records, gaps, links });
         }
         Ok(observed)
     }
@@ -527,7 +681,7 @@ impl World {
             let topic = self.topics.get_mut(name).expect("a name of it");
             *topic = topic.without_heap();
         }
-        self.check()?;
+        self.check()?; // links and totals among them
         self.rebase();
         Ok(())
     }
@@ -597,6 +751,22 @@ impl World {
             }
             state.head = observed.shown.head;
             state.logged_head = state.head;
+            for (router, (position, total)) in &observed.links {
+                let Some(link) = state.links.get_mut(router) else {
+                    self.rig.shard().close_link(*router); // its end was not durable
+                    continue;
+                };
+                *link = Link { position: *position, total: *total, logged: Some((*position, *total)) };
+                // The source, which is of this model, lost nothing.
+                let found = self.rig.shard().link(*router).expect("just seen");
+                assert!(!found.is_checked, "I-66: a start makes every position doubtful");
+                let kept = self.rig.shard().rewind_link(*router, u64::MAX).expect("it is there");
+                assert_eq!((kept.position, kept.is_checked), (*position, true));
+            }
+            if state.heap_seen {
+                state.trims = observed.gaps.clone(); // as much of them as a log or checkpoint knew
+            }
+            state.links.retain(|router, _| observed.links.contains_key(router));
             after.insert(name, state);
         }
         self.topics = after;
@@ -638,7 +808,7 @@ fn check_record(topic: &Topic, seen: &Seen, what: &str) {
 
 /// Whether a topic shows this state; `exact`: the head too, and everything in memory.
 fn agrees(topic: &Topic, observed: &Observed, exact: bool) -> Result<(), String> {
-    let Observed { shown, tombstone, records } = observed;
+    let Observed { shown, tombstone, records, gaps, links } = observed;
     if shown.config != topic.config {
         return Err(format!("configuration {:?} instead of {:?}", shown.config, topic.config));
     }
@@ -659,7 +829,29 @@ fn agrees(topic: &Topic, observed: &Observed, exact: bool) -> Result<(), String>
     if shown.head < topic.logged_head || shown.head > topic.head + 1024 {
         return Err(format!("head {}, given away {}…{}", shown.head, topic.logged_head, topic.head));
     }
+    for (router, link) in &topic.links {
+        let found = links.get(router).copied();
+        let within = match (found, link.logged) {
+            (Some(found), _) if exact => found == (link.position, link.total),
+            // A position that moved without copies may be set back by a crash.
+            (Some((position, total)), Some(least)) => {
+                (least.0..=link.position).contains(&position) && (least.1..=link.total).contains(&total)
+            }
+            (Some((position, total)), None) => position <= link.position && total <= link.total,
+            (None, logged) => logged.is_none() && !exact,
+        };
+        if !within {
+            return Err(format!("link {router:?} at {found:?} instead of {link:?}"));
+        }
+    }
+    if exact && links.len() != topic.links.len() {
+        return Err(format!("links {links:?} instead of {:?}", topic.links));
+    }
     if exact || !topic.heap_seen {
+        let expected: Vec<(u64, u64)> = topic.gaps(0).collect();
+        if *gaps != expected {
+            return Err(format!("gaps {gaps:?} instead of {expected:?}"));
+        }
         let mut topic = topic.clone();
         topic.head = shown.head;
         if *tombstone != topic.tombstone(0) {
