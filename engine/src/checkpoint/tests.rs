@@ -3,6 +3,7 @@
 use super::format::{PIECE_ITEMS_MAX, Totals};
 use super::*;
 use crate::segment::{BlockMeta, TagPlace};
+use crate::shard::TagMatch;
 use crate::test_disk::{Rng, TestDisk};
 use std::collections::BTreeMap;
 
@@ -42,6 +43,23 @@ fn topic(id: u64, head: u64) -> TopicState {
         deleted: vec![(7, 7), (9, 12)],
         trims: if id.is_multiple_of(3) { vec![(5, 6)] } else { Vec::new() },
         last_write_ts: 99,
+    }
+}
+
+fn router_def(id: u64, start: u64) -> RouterDef {
+    RouterDef {
+        id: RouterId(id),
+        name: format!("r-{id}").into(),
+        source: "from".into(),
+        source_id: TopicId(start + 1),
+        dest: "to".into(),
+        dest_id: TopicId(start + 2),
+        preserve_node: start.is_multiple_of(2),
+        preserve_tag: start.is_multiple_of(3),
+        filter: (start > 4).then(|| TagMatch::Eq(vec![b'x'; start as usize * 1000])),
+        allow_cycle: false,
+        exactly_once: start == 7,
+        start,
     }
 }
 
@@ -329,9 +347,15 @@ fn large_edits_are_cut_into_pieces_and_come_back_whole() {
     for (blocks, sections, vacant, deleted) in
         [(1, 0, 0, 0), (max, max, max, max), (max + 1, 1, 3, max + 1), (20_000, 3 * max + 5, 30_000, 7)]
     {
+        let trims = vacant / 2;
         let run = Run { topic: TopicId(1), ..run(1, blocks, sections) };
         let ranges = |count| (1..=count).map(|at| (at * 3, at * 3 + 1)).collect();
-        let state = TopicState { vacant: ranges(vacant), deleted: ranges(deleted), ..topic(1, 5) };
+        let state = TopicState {
+            vacant: ranges(vacant),
+            deleted: ranges(deleted),
+            trims: ranges(trims),
+            ..topic(1, 5)
+        };
         let edits = [segment(1), Edit::AddRun(SegmentId(1), run.clone()), Edit::Topic(state.clone())];
         let mut disk = TestDisk::default();
         write(&mut disk, &head(1, None), &edits);
@@ -350,10 +374,33 @@ fn random_chains_agree_with_a_model() {
         let mut runs: BTreeMap<(SegmentId, TopicId), Run> = BTreeMap::new();
         let (mut next_topic, mut next_segment) = (1, 1);
         let mut live_segments: Vec<u64> = Vec::new();
+        let mut routers: BTreeMap<RouterId, RouterDef> = BTreeMap::new();
+        let mut links: BTreeMap<RouterId, LinkState> = BTreeMap::new();
         for number in 1..=12 {
             let mut edits = Vec::new();
             for _ in 0..rng.below(40) {
-                match rng.below(10) {
+                let router = RouterId(rng.below(20));
+                match rng.below(14) {
+                    10 => {
+                        let def = router_def(router.0, rng.below(9));
+                        routers.insert(router, def.clone());
+                        edits.push(Edit::Router(def));
+                    }
+                    11 => {
+                        routers.remove(&router);
+                        edits.push(Edit::RouterDrop(router));
+                    }
+                    12 if !topics.is_empty() => {
+                        let dest = *topics.keys().nth(rng.below(topics.len() as u64) as usize).unwrap();
+                        let (position, epoch) = (rng.below(99), router.0 as u32);
+                        let link = LinkState { router, dest, position, forwarded_total: 3, epoch };
+                        links.insert(router, link);
+                        edits.push(Edit::Link(link));
+                    }
+                    13 => {
+                        links.remove(&router);
+                        edits.push(Edit::LinkGone(router));
+                    }
                     0..4 => {
                         let state = topic(next_topic, rng.below(1000));
                         next_topic += 1;
@@ -370,6 +417,7 @@ fn random_chains_agree_with_a_model() {
                         let id = *topics.keys().nth(rng.below(topics.len() as u64) as usize).unwrap();
                         topics.remove(&id);
                         runs.retain(|(_, topic), _| *topic != id);
+                        links.retain(|_, link| link.dest != id);
                         edits.push(Edit::Drop(id));
                     }
                     7 if !live_segments.is_empty() => {
@@ -390,8 +438,14 @@ fn random_chains_agree_with_a_model() {
                 }
             }
             write(&mut disk, &head(number, (number > 1).then(|| number - 1)), &edits);
-            let got = loaded(&mut disk).unwrap().unwrap();
+            let mut got = loaded(&mut disk).unwrap().unwrap();
+            if rng.below(4) == 0 {
+                // Merged: the same state in one file, on which the next ones build.
+                write(&mut disk, &head(number, None), &got.into_edits(|_, _| true));
+                got = loaded(&mut disk).unwrap().unwrap();
+            }
             assert_eq!(got.topics, topics, "seed {seed}");
+            assert_eq!((&got.routers, &got.links), (&routers, &links), "I-95, I-96: seed {seed}");
             assert_eq!(got.runs.len(), runs.len(), "seed {seed}");
             assert!(got.runs.iter().all(|(id, run)| &runs[&(*id, run.topic)] == run), "seed {seed}");
             live_segments.sort_unstable();

@@ -354,3 +354,41 @@ fn only_what_no_shard_needs_is_collected() {
     rig.disk.block_on(&io, io.remove(&segment::path(lost))).unwrap().unwrap();
     assert_eq!(rig.collect().missing, [lost]);
 }
+
+#[test]
+fn routers_and_their_places_move_with_their_topics_to_any_number_of_shards() {
+    // I-92, I-59: the registry to the first shard, a place to where the copies are.
+    for kind in [None, Some(Crash::Kill)] {
+        let mut rig = Rig::open(SimDisk::new(5), 3, 0);
+        fill(&mut rig, 0);
+        for dest in ["Disk-0", "Fsync-1", "Memory-2", "Disk-2"] {
+            rig.route(dest, 4, 3);
+            rig.append(dest, 2, None);
+        }
+        let gone = rig.route("Fsync-2", 2, 2);
+        rig.seal();
+        // Some of it in checkpoints, some in the log only.
+        rig.route("Disk-0", 1, 2);
+        rig.route("Fsync-1", 0, 1);
+        let home = rig.home("Fsync-2");
+        rig.shards[home].close_link(gone);
+        rig.shards[0].drop_routers(&[gone]).unwrap();
+        (0..3).for_each(|shard| rig.settle(shard));
+        let (routers, links) = rig.routers();
+        assert_eq!((routers.len(), links.len()), (4, 4));
+        let mut disk = match kind {
+            None => rig.stop(),
+            Some(kind) => rig.crash(kind),
+        };
+        let now = 1_000_000;
+        let answers = Rig::open(disk.fork(), 3, now).answers();
+        for shards in [1, 5, 2, 3] {
+            let mut rig = Rig::open(disk, shards, now);
+            assert_eq!(rig.routers(), (routers.clone(), links.clone()), "{kind:?}, {shards} shards");
+            assert_eq!(rig.answers(), answers, "{kind:?}, {shards} shards");
+            let fresh = rig.shards[0].next_router_id();
+            assert!(routers.iter().all(|def| def.id != fresh), "an id never comes back");
+            disk = rig.stop();
+        }
+    }
+}

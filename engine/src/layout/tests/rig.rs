@@ -7,13 +7,14 @@ use crate::disk::sim::{Crash, SimDisk};
 use crate::disk::{Disk, Io};
 use crate::error::No;
 use crate::event::{Batch, RecordSpan, Span};
-use crate::ids::{SegmentId, TopicId};
+use crate::ids::{RouterId, SegmentId, TopicId};
 use crate::limits::CHUNK_BYTES;
 use crate::quota::Quota;
+use crate::router::RouterDef;
 use crate::shard::recover::{RecoverError, recover};
 use crate::shard::{
-    AppendRequest, Appended, DeleteRequest, ReadOutcome, ReadRequest, Shard, ShardSettings, TagMatch,
-    owner_of,
+    AppendRequest, Appended, DeleteRequest, ForwardRequest, ReadOutcome, ReadRequest, Shard, ShardSettings,
+    TagMatch, TombstoneReason, owner_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub(super) struct Seen {
     pub(super) count: u64,
     bytes: u64,
     gap: Option<(u64, u64)>,
+    /// Gaps that source trims left.
+    trims: Vec<(u64, u64)>,
     pub(super) records: Vec<Found>,
 }
 
@@ -162,6 +165,63 @@ impl Rig {
         deleted.expect("small enough for one step").deleted
     }
 
+    /// Makes a router into `dest`, and lets it bring `count` copies behind `vacant` lost records.
+    pub(super) fn route(&mut self, dest: &str, vacant: u64, count: u64) -> RouterId {
+        let home = self.home(dest);
+        let dest_id = self.shards[home].find(dest.as_bytes()).0.unwrap().id;
+        let known = self.shards[0].routers().find(|def| def.dest_id == dest_id).map(|def| def.id);
+        let id = known.unwrap_or_else(|| self.shards[0].next_router_id());
+        let def = RouterDef {
+            id,
+            name: format!("->{dest}").into(),
+            source: "from".into(),
+            source_id: TopicId(1),
+            dest: dest.into(),
+            dest_id,
+            preserve_node: true,
+            preserve_tag: true,
+            filter: None,
+            allow_cycle: false,
+            exactly_once: false,
+            start: 7,
+        };
+        self.shards[0].put_router(def).unwrap();
+        self.settle(0);
+        let from = self.shards[home].open_link(id, dest_id, 7).unwrap().position;
+        let records: Vec<_> =
+            (0..count).map(|_| RecordSpan { data: Span::body(0, 3), ..Default::default() }).collect();
+        let through: Vec<u64> = (1..=count).map(|index| from + vacant + index).collect();
+        let request = ForwardRequest {
+            router: id,
+            dest: dest_id,
+            from,
+            through: &through,
+            end: from + vacant + count,
+            vacant,
+            hops: 1,
+            batch: Batch { body: b"\"c\"", side: &[], records: &records },
+        };
+        let forwarded = self.retry(home, |shard, now| shard.forward(&request, now));
+        assert!(!forwarded.full, "{dest}");
+        id
+    }
+
+    /// The registry, and each router's dest, position, total and epoch.
+    pub(super) fn routers(&self) -> (Vec<RouterDef>, BTreeMap<RouterId, (TopicId, u64, u64, u32)>) {
+        for shard in &self.shards[1..] {
+            assert_eq!(shard.routers().count(), 0, "the registry is the first shard's");
+        }
+        let mut links = BTreeMap::new();
+        for (home, shard) in self.shards.iter().enumerate() {
+            for (router, link) in shard.links() {
+                assert!(shard.find_id(link.dest).is_some(), "a link lives with its dest, not in {home}");
+                let state = (link.dest, link.position, link.forwarded_total, link.epoch);
+                assert!(links.insert(router, state).is_none(), "{router:?} twice");
+            }
+        }
+        (self.shards[0].routers().cloned().collect(), links)
+    }
+
     pub(super) fn drop_topic(&mut self, topic: &str) {
         let (home, now) = (self.home(topic), self.now);
         self.shards[home].drop_topic(topic.as_bytes(), false, now).unwrap();
@@ -202,6 +262,7 @@ impl Rig {
 
     fn see(&mut self, home: usize, name: &str) -> Seen {
         let (mut records, mut gap, mut from_seq) = (Vec::new(), None, 0);
+        let mut trims = Vec::new();
         loop {
             let request = ReadRequest { from_seq, limit: 100, max_bytes: u64::MAX, skip_node: None };
             let (outcome, found): (ReadOutcome, Vec<_>) = self.retry(home, |shard, now| {
@@ -213,6 +274,8 @@ impl Rig {
                 Ok((outcome, found))
             });
             records.extend(found);
+            let trimmed = outcome.tombstone.filter(|gone| gone.reason == TombstoneReason::SourceTrim);
+            trims.extend(trimmed.map(|gone| (gone.gap_from, gone.gap_to)));
             gap = gap.or(outcome.tombstone.map(|gone| (gone.gap_from, gone.gap_to)));
             from_seq = outcome.next_from_seq;
             if outcome.caught_up() {
@@ -230,6 +293,7 @@ impl Rig {
             count: view.totals.count,
             bytes: view.totals.bytes,
             gap,
+            trims,
             records,
         }
     }
