@@ -44,6 +44,9 @@ impl Stop {
     }
 }
 
+/// First and last seqs of what sources lost.
+pub type Gaps = Vec<(u64, u64)>;
+
 pub type Outcome<T> = Result<T, Stop>;
 
 /// A record with its bytes.
@@ -459,7 +462,7 @@ impl Rig {
     }
 
     /// The same, and all that the reader was told of vacancies of routers (I-68).
-    pub fn read_gaps(&mut self, topic: &str) -> Outcome<(ReadOutcome, Vec<Seen>, Vec<(u64, u64)>)> {
+    pub fn read_gaps(&mut self, topic: &str) -> Outcome<(ReadOutcome, Vec<Seen>, Gaps)> {
         let mut gaps = Vec::new();
         let limit = 1 + self.rng.below(60) as u32;
         let max_bytes = 1 + self.rng.below(3 << 20);

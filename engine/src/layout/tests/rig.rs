@@ -41,6 +41,9 @@ pub(super) struct Seen {
     pub(super) records: Vec<Found>,
 }
 
+/// Dest, position, total and epoch of each router.
+type Links = BTreeMap<RouterId, (TopicId, u64, u64, u32)>;
+
 pub(super) type Answers = BTreeMap<String, Seen>;
 
 /// An open data directory.
@@ -207,7 +210,7 @@ impl Rig {
     }
 
     /// The registry, and each router's dest, position, total and epoch.
-    pub(super) fn routers(&self) -> (Vec<RouterDef>, BTreeMap<RouterId, (TopicId, u64, u64, u32)>) {
+    pub(super) fn routers(&self) -> (Vec<RouterDef>, Links) {
         for shard in &self.shards[1..] {
             assert_eq!(shard.routers().count(), 0, "the registry is the first shard's");
         }
