@@ -15,7 +15,12 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(2);
 pub(crate) struct Client {
     agent: ureq::Agent,
     base: String,
+    /// What `Authorization` says; nothing without a key.
+    bearer: Option<String>,
 }
+
+/// Where a client's key comes from. Not from a flag, which everyone on the machine could read.
+pub(crate) const KEY_VARIABLE: &str = "RUNELOG_KEY";
 
 /// A status and a body.
 #[derive(Debug)]
@@ -56,7 +61,7 @@ impl Answer {
 }
 
 impl Client {
-    /// A client for `http://host:port`.
+    /// A client for `http://host:port`, with the key of [`KEY_VARIABLE`] if that is set.
     pub(crate) fn new(url: &str) -> Result<Client, String> {
         let Some(rest) = url.strip_prefix("http://") else {
             return Err(format!("{url} does not start with http://; a server speaks plain HTTP only"));
@@ -73,17 +78,26 @@ impl Client {
             .proxy(None)
             .build()
             .new_agent();
-        Ok(Client { agent, base })
+        let key = std::env::var(KEY_VARIABLE).ok().filter(|key| !key.trim().is_empty());
+        let bearer = key.map(|key| format!("Bearer {}", key.trim()));
+        Ok(Client { agent, base, bearer })
     }
 
     /// One GET.
     pub(crate) fn get(&self, path: &str) -> Result<Answer, String> {
-        self.read(self.agent.get(self.url(path)).call())
+        let mut request = self.agent.get(self.url(path));
+        if let Some(bearer) = &self.bearer {
+            request = request.header("Authorization", bearer);
+        }
+        self.read(request.call())
     }
 
     /// One POST of a JSON body.
     pub(crate) fn post(&self, path: &str, body: &[u8]) -> Result<Answer, String> {
-        let request = self.agent.post(self.url(path)).content_type("application/json");
+        let mut request = self.agent.post(self.url(path)).content_type("application/json");
+        if let Some(bearer) = &self.bearer {
+            request = request.header("Authorization", bearer);
+        }
         self.read(request.send(body))
     }
 

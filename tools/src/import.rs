@@ -63,7 +63,7 @@ pub(crate) struct ImportArgs {
     /// Layout of the file; without it .json means json and anything else ndjson
     #[arg(long)]
     format: Option<Format>,
-    /// The server
+    /// The server; if it wants a key, put that into the variable RUNELOG_KEY
     #[arg(long, default_value = "http://127.0.0.1:4000")]
     url: String,
     /// Records of one write at most; a write also ends at 8 MiB

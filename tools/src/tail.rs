@@ -37,7 +37,7 @@ pub(crate) struct TailArgs {
     /// Wait for more at the end
     #[arg(short, long)]
     follow: bool,
-    /// The server
+    /// The server; if it wants a key, put that into the variable RUNELOG_KEY
     #[arg(long, default_value = "http://127.0.0.1:4000")]
     url: String,
     /// Print tags too

@@ -177,17 +177,44 @@ fn effective_priority(view: &TopicView<'_>, now: Millis) -> i64 {
         return i64::from(priority).clamp(-1000, 1000);
     }
     match view.last_consumed_ts {
-        Some(at) if view.config.auto_priority => {
-            let idle_ms = (now - at).max(0);
-            if idle_ms >= IDLE_MS_MAX {
-                return 0;
-            }
-            (500.0 * (-(idle_ms as f64) / 30_000.0).exp2()).round() as i64
-        }
+        Some(at) if view.config.auto_priority => priority_after(now - at),
         _ => 0,
+    }
+}
+
+/// Automatic priority so long after the last consumption: it halves every 30 s. A clock that was set
+/// back makes no negative time.
+fn priority_after(idle_ms: Millis) -> i64 {
+    match idle_ms.max(0) {
+        IDLE_MS_MAX.. => 0,
+        idle_ms => (500.0 * (-(idle_ms as f64) / 30_000.0).exp2()).round() as i64,
     }
 }
 
 fn name_of<'a>(view: &TopicView<'a>) -> &'a str {
     std::str::from_utf8(view.name).expect("topic names are ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn automatic_priority_halves_every_thirty_seconds() {
+        let table = [
+            (-5, 500),
+            (0, 500),
+            (1_000, 489),
+            (15_000, 354),
+            (30_000, 250),
+            (60_000, 125),
+            (270_000, 1),
+            (299_999, 0),
+            (300_000, 0),
+            (Millis::MAX, 0),
+        ];
+        for (idle_ms, priority) in table {
+            assert_eq!(priority_after(idle_ms), priority, "PR-1 {idle_ms} ms");
+        }
+    }
 }

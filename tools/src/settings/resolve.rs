@@ -128,7 +128,7 @@ fn warn_of_strangers(env: &Env, warnings: &mut Vec<String>) {
             if !value.is_empty() {
                 warnings.push(format!("{name} has no effect: this build does not have {feature}"));
             }
-        } else if !variables().any(|known| known == name) {
+        } else if name != crate::client::KEY_VARIABLE && !variables().any(|known| known == name) {
             let nearest = nearest(name, variables());
             warnings.push(format!("{name} is not a setting; the nearest one is {nearest}"));
         }

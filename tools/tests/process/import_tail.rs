@@ -162,3 +162,31 @@ fn thousands(number: u64) -> String {
     assert!((1000..1_000_000).contains(&number));
     format!("{},{:03}", number / 1000, number % 1000)
 }
+
+#[test]
+fn a_key_for_the_server_comes_from_the_environment() {
+    let home = Dir::new("tail-key");
+    let server = Server::start(home.path(), &[("RUNELOG_API_KEYS", "hush:rw+a,other:d")]);
+    let url = format!("http://{}", server.address);
+    let file = home.join("three.ndjson");
+    fs::write(&file, "1\n2\n3\n").expect("written");
+    let run = |key: Option<&str>, words: &[&str]| {
+        let mut command = runelog();
+        command.args(words).args(["--url", &url]).envs(key.map(|key| ("RUNELOG_KEY", key)));
+        command.output().expect("it runs")
+    };
+    let import = ["import", file.to_str().expect("UTF-8"), "--topic", "keyed"];
+    let tail = ["tail", "keyed", "--from", "0", "--data-only"];
+    for (key, part) in [(None, "401 unauthorized"), (Some("no"), "401"), (Some("other"), "403 forbidden")] {
+        for words in [&import[..], &tail] {
+            let output = run(key, words);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && said.contains(part), "A-2 A-6 {words:?}: {said}");
+        }
+    }
+    let output = run(Some(" hush "), &import);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = run(Some("hush"), &tail);
+    assert_eq!((output.status.success(), &*output.stdout), (true, &b"1\n2\n3\n"[..]), "A-2");
+    server.stop_well();
+}
