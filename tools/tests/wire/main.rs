@@ -5,6 +5,7 @@
 
 mod append;
 mod auth;
+mod caps;
 mod cold;
 mod delete;
 mod diff;
