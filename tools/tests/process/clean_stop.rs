@@ -60,7 +60,7 @@ fn a_stop_under_load_loses_nothing_and_keeps_every_head() {
             let refused = TcpStream::connect(address).expect_err("just seen").kind();
             assert_eq!(refused, ErrorKind::ConnectionRefused);
             assert!(idle.receive().is_err(), "an idle connection is closed (SH-2)");
-            let answer = poll.receive().expect("a long-poll runs to completion (SH-2)").good();
+            let answer = poll.receive().expect("a long-poll runs to completion (SH-2 E-11)").good();
             assert_eq!((answer["caught_up"].as_bool(), answer["head_seq"].as_u64()), (Some(true), Some(0)));
             server.wait()
         });

@@ -86,6 +86,7 @@ struct Diff<'a> {
 #[derive(Deserialize)]
 struct Tombstone {
     gap_to: u64,
+    reason: String,
 }
 
 #[derive(Deserialize)]
@@ -191,7 +192,8 @@ impl Client {
             }
             assert_eq!(reply.status, 200, "{reply}");
             let diff: Diff<'_> = serde_json::from_slice(&reply.body).expect("a diff");
-            if let Some(tombstone) = diff.tombstone {
+            // A gap that a router's source left is no floor: older records stay live below it (I-68).
+            if let Some(tombstone) = diff.tombstone.filter(|tombstone| tombstone.reason != "source_trim") {
                 view.floor = view.floor.max(tombstone.gap_to);
             }
             for record in &diff.records {

@@ -69,6 +69,14 @@ impl Mount {
     /// As if the power had failed: nothing more reaches the image, not even the journal. Then the
     /// machine starts again.
     fn power_failure(&self, server: Server) {
+        self.stop_writes();
+        server.kill();
+        self.unmount();
+        self.mount().expect("mounted again");
+    }
+
+    /// From now on every write to it fails.
+    fn stop_writes(&self) {
         const EXT4_IOC_SHUTDOWN: u64 = 0x8004_587d;
         const NOLOGFLUSH: u32 = 2;
         let root = File::open(&self.at).expect("the mount");
@@ -76,10 +84,6 @@ impl Mount {
         // SAFETY: the ioctl reads one u32 and keeps nothing.
         let result = unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_SHUTDOWN as _, &raw const how) };
         assert_eq!(result, 0, "EXT4_IOC_SHUTDOWN: {}", std::io::Error::last_os_error());
-        drop(root);
-        server.kill();
-        self.unmount();
-        self.mount().expect("mounted again");
     }
 }
 
@@ -163,7 +167,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     for write in 100..4000 {
         for (class, ledger) in &mut ledgers {
             let status = append(&mut client, class, write, ledger);
-            assert!(matches!(status, 200 | 429 | 500), "{class}: {status}");
+            assert!(matches!(status, 200 | 429 | 500), "{class}: {status} (PR-5)");
             refusals += u32::from(status != 200);
         }
         if refusals > 5 {
@@ -272,6 +276,70 @@ fn after_a_power_failure_fsync_is_complete_and_disk_a_prefix() {
         }
         mount.power_failure(server);
     }
+}
+
+/// The disk fails while the server runs: every write is an error from then on.
+#[test]
+fn a_log_that_cannot_be_written_publishes_nothing_and_goes_on_reading() {
+    let home = Dir::new("failed");
+    let Some(mount) = Mount::new(&home, 96 * MIB) else { return };
+    let server = mount.start(&home);
+    let mut client = server.client();
+    let queue = "{\"type\":\"queue\",\"durability\":\"fsync\",\"lease_ms\":3600000}";
+    client.call("PUT", &path("queue"), queue).expect("an answer").good();
+    client.call("POST", &path("queue"), &body_of(7, 3, None)).expect("an answer").good();
+    let claim = "{\"node\":\"w\",\"max\":2}";
+    let claimed = client.call("POST", &path("queue/claim"), claim).expect("an answer").good();
+    assert_eq!(claimed["count"], 2, "{claimed}");
+    let mut ledgers = [("fsync", Ledger::new()), ("disk", Ledger::new()), ("memory", Ledger::new())];
+    for (class, ledger) in &mut ledgers {
+        create(&mut client, class);
+        for write in 0..20 {
+            assert_eq!(append(&mut client, class, write, ledger), 200);
+        }
+    }
+    mount.stop_writes();
+    for (class, ledger) in &mut ledgers {
+        // A write that was handed to the operating system may still be answered; no later one is.
+        let before = client.view(class).expect("an answer").expect("it exists");
+        let mut status = 200;
+        for write in 100..200 {
+            status = append(&mut client, class, write, ledger);
+            if status != 200 {
+                break;
+            }
+        }
+        assert_eq!(status, 500, "{class} (W-36 I-44)");
+        // I-44, I-45, W-36: nothing of it is seen, nothing more is taken, and reads go on.
+        for write in 200..203 {
+            assert_eq!(append(&mut client, class, write, ledger), 500, "{class} (I-45)");
+        }
+        assert_eq!(prefix(&mut client, class, ledger), ledger.len(), "{class} (W-36 I-44)");
+        let after = client.view(class).expect("an answer").expect("it exists");
+        let taken: u64 = ledger.iter().map(|(_, _, count)| count).sum();
+        assert_eq!((after.count, after.earliest), (taken, before.earliest), "{class} (I-44)");
+    }
+    // the deletes could not be stored, so the jobs are ready again and nobody holds them.
+    let ack = "{\"node\":\"w\",\"seqs\":[1,2]}";
+    let reply = client.call("POST", &path("queue/ack"), ack).expect("an answer");
+    assert_eq!(reply.status, 500, "{reply} (Q-42)");
+    let state = client.call("GET", &path("queue"), "").expect("an answer").good();
+    assert_eq!(
+        (&state["queue"]["ready"], &state["queue"]["in_flight"]),
+        (&3.into(), &0.into()),
+        "Q-42: {state}"
+    );
+    assert_eq!(state["count"], 3, "Q-42");
+    let metrics = client.call("GET", "/v0/metrics", "").expect("an answer");
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.contains("\ntopics_wal_read_only 1\n"), "I-45: {metrics}");
+    mount.power_failure(server);
+    let server = mount.start(&home);
+    let mut client = server.client();
+    assert_eq!(prefix(&mut client, "fsync", &ledgers[0].1), ledgers[0].1.len(), "I-51");
+    let jobs = client.view("queue").expect("an answer").expect("it exists");
+    assert_eq!(jobs.count, 3, "I-87");
+    server.stop_well();
 }
 
 #[test]

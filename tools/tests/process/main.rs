@@ -4,12 +4,15 @@
 //!
 //! `RUNELOG_KILL_ROUNDS`, `RUNELOG_KILL_MS` and `RUNELOG_KILL_SEED` make [`kill`] longer or repeat a run.
 
+mod ask;
 mod clean_stop;
 mod client;
 mod full_disk;
 mod import_tail;
 mod kill;
 mod pause;
+mod queues;
 mod random;
+mod restart;
 mod server;
 mod start;

@@ -146,7 +146,7 @@ fn a_data_directory_belongs_to_one_process() {
     let by_link = other.join("link").display().to_string();
     for name in [by_name, by_link] {
         let refused = Server::refused(other.path(), &[("RUNELOG_DATA_DIR", &name)]);
-        says(&refused, &["another process serves this data directory", &name]);
+        says(&refused, &["another process serves this data directory", &name]); // SU-3
     }
     assert_eq!(listed(&home.join("data")), before, "a refused start modifies nothing (I-100)");
     assert!(server.is_running());
@@ -172,6 +172,7 @@ fn a_port_that_is_taken_or_a_port_file_that_cannot_be_written_refuses_the_start(
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("bound").port().to_string();
     says(&Server::refused(home.path(), &[("RUNELOG_PORT", &port)]), &[&port, "in use"]);
+    // SU-6.
     let nowhere = home.join("no/such/port").display().to_string();
     says(&Server::refused(home.path(), &[("RUNELOG_PORT_FILE", &nowhere)]), &[&nowhere]);
     let directory = home.join("data").display().to_string();

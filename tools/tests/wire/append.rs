@@ -2,7 +2,7 @@
 
 use crate::harness::{Server, request};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 #[test]
 fn an_append_answers_what_it_did() {
@@ -26,6 +26,13 @@ fn an_append_answers_what_it_did() {
         assert_eq!((answer.status, answer.steady()), (200, expected), "W-1 W-2 PR-4");
         let records = client.diff(&topic, "").member("records");
         assert_eq!(records[0]["$ts"], records[1]["$ts"], "W-5");
+        // I-7: the wall clock at the commit; a record behind may well have the same.
+        let clock = || SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_millis() as u64;
+        let before = clock();
+        client.append_all(&topic, &["4"]);
+        let record = client.diff(&topic, r#"{"from_seq":3}"#).member("records")[0].clone();
+        let ts = record["$ts"].as_u64().expect("M-4");
+        assert!((before..=clock()).contains(&ts), "I-7 M-4: {ts} after {before}");
         for (class, synced) in [("ephemeral", false), ("memory", false), ("disk", false), ("fsync", true)] {
             client.fresh(&topic, &format!(r#"{{"durability":"{class}"}}"#));
             let times = client.append(&topic, r#"{"records":[{"data":1}]}"#).member("performance");
@@ -326,6 +333,11 @@ fn a_key_appends_once() {
                 assert_eq!(timed, !deduped, "P-2 {rule}");
             }
         }
+        // U-7: another topic knows nothing of the key, whoever owns it.
+        let other = format!("{topic}-other");
+        client.fresh(&other, "");
+        assert_eq!(client.append(&other, &body("\"h\"")).member("deduped"), false, "U-7");
+        assert_eq!(client.append(&other, &body("\"h\"")).member("deduped"), true, "U-7 W-23");
         // U-6: deleting records does not forget, U-4: an absent topic is still absent.
         client.delete(&topic, r#"{"before_seq":99}"#);
         let again = client.append(&topic, &body("\"h\""));
@@ -391,7 +403,7 @@ fn batches_of_concurrent_writers_do_not_mix() {
                         assert_eq!(
                             (&seen[0]["data"], &seen[2]["data"]),
                             (&json!(writer), &json!(writer)),
-                            "I-41"
+                            "I-41 W-4"
                         );
                     }
                 });

@@ -53,6 +53,16 @@ fn cold_records(cache_bytes: &str, core: usize) {
             });
         }
     });
+    // I-103: while a cold topic is read, others of its core are written and read.
+    let hot = format!("{topic}-hot");
+    client.fresh(&hot, "");
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(read_all(&mut server.connect(), topic).len(), RECORDS as usize, "D-2"));
+        for seq in 1..=50_u64 {
+            client.append_all(&hot, &[&seq.to_string()]);
+            assert_eq!(client.diff(&hot, "").u64("head_seq"), seq, "I-103");
+        }
+    });
     let metrics = client.get("/v0/metrics").text().to_owned();
     assert!(!metrics.contains("\nrunelog_cold_reads_total 0\n"), "the records left memory");
     for mut client in [server.connect(), server.connect()] {

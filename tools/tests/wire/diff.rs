@@ -181,11 +181,11 @@ fn a_gap_is_told_once_and_reading_goes_on_behind_it() {
             ("D-12", 5, json!([gap(6, 6, "cap", 1, 7, 10), 7, 10])),
             ("D-16", 6, json!([none, 7, 10])),
             ("D-16", 10, json!([none, none, 10])),
-            ("D-15", 11, json!([gap(1, 10, "recreated", 10, 7, 10), 7, 10])),
-            ("D-15", u64::MAX, json!([gap(1, 10, "recreated", 10, 7, 10), 7, 10])),
+            ("D-15 I-71", 11, json!([gap(1, 10, "recreated", 10, 7, 10), 7, 10])),
+            ("D-15 I-9", u64::MAX, json!([gap(1, 10, "recreated", 10, 7, 10), 7, 10])),
         ];
         for (rule, from, expected) in table {
-            assert_eq!(told(&mut client, from), expected, "{rule} {from}");
+            assert_eq!(told(&mut client, from), expected, "{rule} E-7 {from}");
         }
         // D-13: deleted behind the floor, so the two `earliest_seq` differ.
         client.delete(&topic, r#"{"before_seq":9}"#);

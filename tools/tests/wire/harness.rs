@@ -86,6 +86,15 @@ impl Drop for Server {
     }
 }
 
+/// Source and destination for each pair of cores, the same one twice included.
+pub(crate) fn pairs(server: &Server, tag: &str) -> [[String; 2]; 4] {
+    let cores = [(0, 0), (0, 1), (1, 0), (1, 1)];
+    let name = |from: usize, to: usize, end: &str, core: usize| {
+        server.names(&format!("{tag}-{from}{to}-{end}"))[core].clone()
+    };
+    cores.map(|(from, to)| [name(from, to, "src", from), name(from, to, "dst", to)])
+}
+
 fn wait_for_port(dir: &Path) -> SocketAddr {
     let port: PathBuf = dir.join("port");
     let deadline = Instant::now() + PATIENCE;
@@ -263,6 +272,32 @@ impl Client {
         self.call("POST", &format!("/v0/topics/{topic}/delete"), body)
     }
 
+    pub(crate) fn state(&mut self, topic: &str) -> Value {
+        let answer = self.get(&format!("/v0/topics/{topic}"));
+        assert_eq!(answer.status, 200, "{topic}: {}", answer.text());
+        answer.json()
+    }
+
+    /// The data of everything that one read from 0 delivers.
+    pub(crate) fn data(&mut self, topic: &str) -> Vec<Value> {
+        let read = self.diff(topic, r#"{"limit":1000}"#).json();
+        read["records"].as_array().expect("records").iter().map(|record| record["data"].clone()).collect()
+    }
+
+    #[allow(dead_code)]
+    /// Asks until `found` is right. What is asked for must come by itself.
+    pub(crate) fn until(&mut self, target: &str, what: &str, found: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let answer = self.get(target).json();
+            if found(&answer) {
+                return answer;
+            }
+            assert!(began.elapsed() < PATIENCE, "{what}: {answer}");
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    }
+
     /// Everything observable of a topic that a refusal must leave alone: its state and all it holds.
     pub(crate) fn snapshot(&mut self, topic: &str) -> (u16, Value, Value) {
         let state = self.get(&format!("/v0/topics/{topic}?touch=false"));
@@ -332,7 +367,7 @@ impl Answer {
         self.member(name).as_u64().unwrap_or_else(|| panic!("{name} in {}", self.text()))
     }
 
-    /// The body without what differs from run to run.
+    /// The body without what differs from run to run. As a value: the order of members is free (E-6).
     pub(crate) fn steady(&self) -> Value {
         steady(self.json())
     }

@@ -52,7 +52,7 @@ fn a_timeout_answers_what_the_first_read_found() {
         assert_eq!((answer.status, answer.steady()), (200, expected), "D-22 D-25");
         client.send(request("POST", &format!("/v0/topics/{topic}/diff"), &wait(2, 100)));
         other.drop_topic(&topic);
-        assert!(matches!(client.answer().status, 200 | 404), "D-25");
+        assert!(matches!(client.answer().status, 200 | 404), "D-25 TD-6");
         client.assert_usable("D-25");
     }
 }

@@ -442,7 +442,7 @@ fn age_is_judged_when_something_looks() {
         client.fresh(&topic, r#"{"ttl_ms":5}"#);
         client.append_all(&topic, &["1", "2"]);
         pause();
-        assert_eq!(shown(&mut client, &topic), [3, 0, 0], "CF-10 TS-3");
+        assert_eq!(shown(&mut client, &topic), [3, 0, 0], "CF-10 TS-3 I-31");
         assert_eq!(tombstone(&mut client, &topic, 0), json!([1, 2, "ttl"]), "D-14");
         client.put(&topic, "");
         assert_eq!(shown(&mut client, &topic), [3, 0, 0], "CF-10: noticed is permanent");
@@ -484,7 +484,7 @@ fn age_that_nothing_noticed_is_no_loss() {
             client.append_all(&topic, &["1", "2"]);
             std::thread::sleep(Duration::from_millis(15));
             client.put(&topic, later);
-            assert_eq!(shown(&mut client, &topic), [1, 2, 2], "CF-10: lazily {later}");
+            assert_eq!(shown(&mut client, &topic), [1, 2, 2], "CF-10 I-31: lazily {later}");
         }
     }
 }

@@ -458,7 +458,7 @@ pub(super) fn read(round: &Round<'_>, mut random: Random) {
             let first = got.seq - index;
             assert!(first >= before, "{name}: seq {} had been deleted (I-28)", got.seq);
             let gone = book.gone.get(&write).is_some_and(|when| *when < sent);
-            assert!(!gone, "{name}: write {write} had been deleted (I-28)");
+            assert!(!gone, "{name}: write {write} had been deleted (I-28 X-11)");
             book.owns(write, first, count);
             book.delivered.insert(write, Known { first, count });
         }
