@@ -1,7 +1,7 @@
 //! SIGTERM and SIGINT: what a stop may take, and that the next start shows the same (§15.3, I-59).
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -142,5 +142,72 @@ fn after_a_stop_at_rest_the_next_start_shows_the_same() {
         }
         crate::start::keys_are_known(&mut server.client());
     }
+    server.stop_well();
+}
+
+/// Opens the event stream of a session over `topic`.
+fn stream(server: &Server, topic: &str) -> TcpStream {
+    let body = format!("{{\"topics\":{{\"{topic}\":{{}}}}}}");
+    let session = server.client().call("POST", "/v0/watch", &body).expect("an answer").good();
+    let url = session["stream_url"].as_str().expect("a path");
+    let mut stream = TcpStream::connect(server.address).expect("it accepts");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+    write!(stream, "GET {url} HTTP/1.1\r\nHost: t\r\n\r\n").expect("sent");
+    stream
+}
+
+#[test]
+fn a_stop_is_the_last_event_of_every_stream() {
+    let home = Dir::new("stop-streams");
+    let server = Server::start(home.path(), &[]);
+    let mut client = server.client();
+    client.call("PUT", "/v0/topics/t", "{}").expect("an answer").good();
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| stream(&server, "t")).collect();
+    for stream in &mut streams {
+        let mut so_far = Vec::new();
+        while !String::from_utf8_lossy(&so_far).contains("event: caught-up\n") {
+            let mut bytes = [0; 4096];
+            let count = stream.read(&mut bytes).expect("the stream goes on");
+            assert!(count > 0, "the stream ended early");
+            so_far.extend_from_slice(&bytes[..count]);
+        }
+    }
+    server.signal(libc::SIGTERM);
+    for stream in &mut streams {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).expect("a clean end (SH-3)");
+        assert_eq!(rest.matches("event: ").count(), 1, "nothing else comes (SH-3): {rest}");
+        assert!(rest.contains("event: error\n") && rest.contains("\"server_shutting_down\""), "SH-3: {rest}");
+        assert!(rest.ends_with("0\r\n\r\n"), "the end of the answer is told (V-2): {rest}");
+    }
+    let (status, took) = server.wait();
+    assert!(status.success() && took < Duration::from_secs(8), "{status} after {took:?} (SH-1)");
+}
+
+#[test]
+fn a_stop_cuts_off_after_ten_seconds_who_is_still_there() {
+    let home = Dir::new("stop-late");
+    let server = Server::start(home.path(), &[]);
+    let mut client = server.client();
+    client.call("PUT", "/v0/topics/t", "{}").expect("an answer").good();
+    let record = format!("{{\"data\":\"{}\"}}", "x".repeat(900_000));
+    for _ in 0..16 {
+        let body = format!("{{\"records\":[{record}]}}");
+        client.call("POST", "/v0/topics/t", &body).expect("an answer").good();
+    }
+    // One waits longer than a stop may take, one does not read what it asked for.
+    let mut poll = server.client();
+    poll.send("POST", "/v0/topics/t/diff", "{\"from_seq\":16,\"wait_ms\":30000}").expect("sent");
+    let _deaf = stream(&server, "t");
+    std::thread::sleep(Duration::from_millis(500));
+    server.signal(libc::SIGTERM);
+    let (status, took) = server.wait();
+    assert!(status.success(), "{status} (SH-1)");
+    let seconds = took.as_secs_f64();
+    assert!((9.0..16.0).contains(&seconds), "cut off after {seconds:.1} s (SH-4)");
+    assert!(poll.receive().is_err(), "SH-4");
+    let server = Server::start(home.path(), &[]);
+    let view = server.client().view("t").expect("an answer").expect("it was created");
+    assert_eq!((view.head, view.count), (16, 16), "SH-6");
     server.stop_well();
 }
