@@ -23,6 +23,7 @@ pub(crate) const LONG_WAIT_MS: u64 = 20_000;
 /// closes, which it does however this process ends.
 pub(crate) struct Server {
     guard: Child,
+    dir: PathBuf,
     pub(crate) addr: SocketAddr,
     directory: u64,
 }
@@ -39,7 +40,7 @@ impl Server {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("runelog-wire-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
-        let script = "\"$0\" serve >\"$1/log\" 2>&1 & server=$!; cat >/dev/null; \
+        let script = "\"$0\" serve >\"$1/log\" 2>&1 & server=$!; echo $server >\"$1/pid\"; cat >/dev/null; \
                       kill -9 $server 2>/dev/null; wait $server 2>/dev/null; rm -rf \"$1\"";
         let guard = Command::new("sh")
             .args(["-c", script, env!("CARGO_BIN_EXE_runelog")])
@@ -57,7 +58,15 @@ impl Server {
         let addr = wait_for_port(&dir);
         let layout = std::fs::read(dir.join("data/layout")).expect("the layout file");
         let directory = u64::from_le_bytes(layout[16..24].try_into().expect("eight bytes"));
-        Server { guard, addr, directory }
+        Server { guard, dir, addr, directory }
+    }
+
+    /// Asks the server to end in order (SH-1).
+    pub(crate) fn terminate(&self) {
+        let pid = std::fs::read_to_string(self.dir.join("pid")).expect("the shell wrote it");
+        // SAFETY: a signal to a process that our shell has not waited for yet.
+        let sent = unsafe { libc::kill(pid.trim().parse().expect("a number"), libc::SIGTERM) };
+        assert_eq!(sent, 0, "the server is there");
     }
 
     /// Two topic names that begin with `tag`: the first owned by core 0, the second by core 1.
@@ -200,6 +209,7 @@ impl Client {
                 self.input.extend_from_slice(&bytes[..count]);
                 true
             }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
             Err(error) => panic!("no answer: {error}; so far {:?}", String::from_utf8_lossy(&self.input)),
         }
     }

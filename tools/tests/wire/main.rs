@@ -20,3 +20,7 @@ mod routing;
 mod sse;
 mod topics;
 mod transport;
+mod watch;
+mod watch_flow;
+mod watch_keys;
+mod watch_resume;

@@ -1,11 +1,10 @@
 //! A reader of event streams (§8.2, §10.7): the blocks of a stream from the bytes of its body, whatever
 //! carried them, and that body over HTTP/1.1. It is strict: what no stream may send fails every test.
 
-#![allow(dead_code)]
-
-use crate::harness::{Answer, Client, Server};
+use crate::harness::{Answer, Client, PATIENCE, Server};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// A block of a stream, which an empty line ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,10 +155,21 @@ pub(crate) struct Sse {
     blocks: Blocks,
     is_chunked: bool,
     is_over: bool,
-    pub(crate) head: Answer,
 }
 
 impl Server {
+    /// Opens the stream of a new session.
+    pub(crate) fn watch(&self, body: &Value) -> Sse {
+        self.stream(&self.session(body))
+    }
+
+    /// A new session: where its stream is.
+    pub(crate) fn session(&self, body: &Value) -> String {
+        let answer = self.connect().call("POST", "/v0/watch", &body.to_string());
+        assert_eq!(answer.status, 200, "S-1: {}", answer.text());
+        answer.member("stream_url").as_str().expect("S-1").to_owned()
+    }
+
     /// Opens a stream and takes its first block.
     pub(crate) fn stream(&self, target: &str) -> Sse {
         self.stream_with(target, "").unwrap_or_else(|answer| panic!("{target}: {answer:?}"))
@@ -193,7 +203,7 @@ impl Sse {
         head.check("a stream");
         let is_chunked = head.header("transfer-encoding").is_some_and(|coding| coding == "chunked");
         let blocks = Blocks::default();
-        let mut sse = Sse { client, raw: Vec::new(), blocks, is_chunked, is_over: false, head };
+        let mut sse = Sse { client, raw: Vec::new(), blocks, is_chunked, is_over: false };
         assert_eq!(sse.block(), Some(Block::Retry(2000)), "V-3");
         Ok(sse)
     }
@@ -246,11 +256,13 @@ impl Sse {
 
     /// The next event of a stream that has not ended; heartbeats are passed over.
     pub(crate) fn event(&mut self) -> Event {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match self.block() {
                 Some(Block::Event(event)) => return event,
                 Some(Block::Comment(text)) => {
                     assert!(format!(":{text}").contains(": hb"), "V-40: {text:?}");
+                    assert!(Instant::now() < deadline, "nothing but heartbeats");
                 }
                 other => panic!("an event, not {other:?}"),
             }
@@ -295,6 +307,21 @@ impl Sse {
             }
         }
     }
+}
+
+/// Asks again until it is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A number of the metrics.
+pub(crate) fn gauge(client: &mut Client, name: &str) -> u64 {
+    client.send("GET /v0/metrics HTTP/1.1\r\nAccept: application/json\r\n\r\n");
+    client.answer().u64(name)
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
