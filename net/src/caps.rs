@@ -1,7 +1,7 @@
-//! Caps that hold over all cores besides topics and bytes (§13): routers, watch sessions, streams, and
-//! per key requests in flight and streams.
+//! Caps that hold over all cores besides topics and bytes (§13): watch sessions, streams, and per key
+//! requests in flight and streams.
 //! Lives here: a counter each, and the guards that give back what was taken however a request ends.
-//! Not here: topics and bytes (`engine::quota`).
+//! Not here: topics and bytes (`engine::quota`), routers, which one core counts.
 //! Always true: what is held never exceeds a cap, also while cores race (L-2).
 
 use std::sync::Arc;
@@ -29,22 +29,11 @@ impl Cap {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// The cap, 0 = unlimited.
-    pub fn max(&self) -> u64 {
-        self.max
-    }
-
     /// Takes one, if there is one left.
     fn take(self: &Arc<Cap>) -> Option<Hold> {
         let more = |held: u64| (self.max == 0 || held < self.max).then(|| held + 1);
         self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Hold(self.clone()))
-    }
-
-    /// Takes one whatever the cap: what a restart found stays (I-107).
-    pub fn take_recovered(self: &Arc<Cap>) -> Hold {
-        self.held.fetch_add(1, Ordering::Relaxed);
-        Hold(self.clone())
     }
 }
 
@@ -83,7 +72,6 @@ pub struct CapSettings {
 /// All of them, shared by the cores.
 #[derive(Debug)]
 pub struct Caps {
-    routers: Arc<Cap>,
     sessions: Arc<Cap>,
     streams: Arc<Cap>,
     /// By index of the key; empty with authentication off (L-5).
@@ -104,16 +92,10 @@ impl Caps {
             streams: Cap::new(settings.max_streams_per_key),
         };
         Caps {
-            routers: Cap::new(settings.max_routers),
             sessions: Cap::new(settings.max_watch_sessions),
             streams: Cap::new(settings.max_streams),
             keys: (0..keys).map(of_key).collect(),
         }
-    }
-
-    /// Routers; take with [`Caps::router`].
-    pub fn routers(&self) -> &Arc<Cap> {
-        &self.routers
     }
 
     /// Watch sessions that exist.
@@ -124,11 +106,6 @@ impl Caps {
     /// Open streams of every kind.
     pub fn streams(&self) -> u64 {
         self.streams.held()
-    }
-
-    /// A place for a new router.
-    pub fn router(&self) -> Result<Hold, Fault> {
-        self.routers.take().ok_or_else(|| Fault::quota("max_routers", self.routers.max))
     }
 
     /// A place for a new watch session.
@@ -178,20 +155,12 @@ mod tests {
     #[test]
     fn what_is_taken_comes_back_when_its_guard_goes() {
         let caps = caps(2, 2);
-        let (one, two) = (caps.router().expect("L-2"), caps.router().expect("L-2"));
-        assert_eq!(caps.router().err(), Some(Fault::quota("max_routers", 2)), "L-2");
-        let found = caps.routers().take_recovered();
-        assert_eq!(caps.routers().held(), 3, "I-107");
-        drop((one, found));
-        assert_eq!(caps.routers().held(), 1, "L-2");
-        assert!(caps.router().is_ok(), "L-2");
-        drop(two);
-        assert_eq!(caps.routers().held(), 0);
-
-        let session = caps.session().expect("L-2");
-        let second = caps.session().expect("L-2");
+        let (one, two) = (caps.session().expect("L-2"), caps.session().expect("L-2"));
         assert_eq!(caps.session().err(), Some(Fault::quota("max_watch_sessions", 2)), "L-2");
-        drop((session, second));
+        drop(one);
+        assert_eq!(caps.sessions(), 1, "L-2");
+        assert!(caps.session().is_ok(), "L-2");
+        drop(two);
         assert_eq!(caps.sessions(), 0);
     }
 
