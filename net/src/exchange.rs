@@ -18,7 +18,8 @@ use crate::json::BodyError;
 use crate::json::config::parse_config;
 use crate::json::control::{parse_delete, parse_diff};
 use crate::json::queue::{
-    ClaimRequest, LeaseRequest, SEQS_MAX, parse_ack, parse_claim, parse_extend, parse_nack,
+    CLAIM_MAX, ClaimRequest, LeaseRequest, SEQS_MAX, check_worker, clamped_lease, parse_ack, parse_claim,
+    parse_extend, parse_nack,
 };
 use crate::json::watch::parse_watch;
 use crate::json::write::{WriteScratch, parse_write};
@@ -27,6 +28,7 @@ use crate::metrics::ShardReport;
 use crate::route::{Route, Routed, route};
 use crate::service::{Handled, Service};
 use crate::streams::session::Wid;
+use crate::streams::work::WorkRequest;
 use crate::streams::{Host, StreamNews};
 use runelog_engine::limits::BATCH_RECORDS_MAX;
 use runelog_engine::shard::{AppendRequest, Named};
@@ -354,6 +356,24 @@ impl Exchange {
                 let last_event_id = head.last_event_id.map(Box::from);
                 let opens = !self.omit_body;
                 service.open_session(caller, wid, self.access.clone(), last_event_id, opens);
+                Handled::Later
+            }
+            Route::Work(_) => {
+                if !accepts_stream(head.accept) {
+                    return Err(Fault::not_acceptable());
+                }
+                let node = query::query_str(head.query, "node")
+                    .ok_or_else(|| Fault::invalid_request("`node` is missing"))?;
+                check_worker(&node).map_err(|error| body_fault(&error))?;
+                let number = |name| query::query_str(head.query, name).and_then(|text| text.parse().ok());
+                let request = WorkRequest {
+                    topic: self.topic.as_str().into(),
+                    node: node.into(),
+                    max: number("max").unwrap_or(1).clamp(1, u64::from(CLAIM_MAX)) as u32,
+                    lease_ms: number("lease_ms").map(clamped_lease),
+                };
+                let (access, opens) = (self.access.clone(), !self.omit_body);
+                service.open_work_stream(caller, request, access, opens);
                 Handled::Later
             }
             Route::Metrics => {

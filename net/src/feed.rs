@@ -7,6 +7,7 @@
 //! rendered once for all watchers with equal options and cursor, and shared.
 
 use crate::json::watch::Delivery;
+use crate::streams::work::WorkRequest;
 use runelog_engine::shard::Tombstone;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use std::sync::Arc;
 pub(crate) enum FeedItem {
     /// One read of the topic.
     Read(FeedRead),
+    /// Jobs for a work stream, as the events that it sends (§10.7).
+    Jobs(Box<[u8]>),
     /// The topic is gone: the watcher is closed (V-30).
     Deleted,
     /// Stored bytes could not be read, or the log failed under the read: the watcher is closed, its
@@ -56,6 +59,7 @@ impl FeedItem {
     pub(crate) fn window_bytes(&self) -> u64 {
         match self {
             FeedItem::Read(read) => read.record.len() as u64 + ITEM_OVERHEAD_BYTES,
+            FeedItem::Jobs(events) => events.len() as u64 + ITEM_OVERHEAD_BYTES,
             FeedItem::Deleted | FeedItem::Failed => ITEM_OVERHEAD_BYTES,
         }
     }
@@ -72,6 +76,8 @@ pub(crate) struct Feed {
 pub(crate) enum WatchCommand {
     /// A watcher begins to stand. It gets at least one item.
     Open(Box<OpenWatch>),
+    /// A work stream begins to wait for jobs.
+    Work(Box<OpenWork>),
     /// Bytes that watchers have passed on.
     Credit(Vec<(u64, u64)>),
     /// Watchers that want nothing more; items on their way may still come.
@@ -85,6 +91,15 @@ pub(crate) struct OpenWatch {
     pub(crate) topic: Box<str>,
     pub(crate) from_seq: u64,
     pub(crate) options: Arc<Delivery>,
+    /// Nothing is sent while so many bytes are on their way.
+    pub(crate) window_bytes: u64,
+}
+
+/// See [`WatchCommand::Work`].
+pub(crate) struct OpenWork {
+    /// Names the stream, like a watcher.
+    pub(crate) token: u64,
+    pub(crate) request: WorkRequest,
     /// Nothing is sent while so many bytes are on their way.
     pub(crate) window_bytes: u64,
 }

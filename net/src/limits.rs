@@ -51,6 +51,10 @@ pub const BUSY_MS_MAX: u64 = 5_000;
 pub const POLLS_MAX: usize = 100_000;
 /// Claims of one core that wait for the end of their window; more are `429`.
 pub const CLAIMS_WAITING_MAX: usize = 65_536;
+/// A work stream is not silent for longer.
+pub const WORK_HEARTBEAT_MS: u64 = 15_000;
+/// How often a queue with work streams is looked at while anything of it is leased or delayed.
+pub const WORK_CHECK_MS: u64 = 200;
 /// Jobs that the claims of one window may ask for together; a claim beyond is `429`.
 pub const CLAIM_WINDOW_JOBS_MAX: u64 = 16_384;
 /// Jobs that one claim moves to the dead-letter topic; further ones are passed over until the next.

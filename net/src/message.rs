@@ -39,6 +39,10 @@ pub(crate) enum Op {
         topic: Box<str>,
         if_empty: bool,
     },
+    /// Whether it is a queue.
+    CheckQueue {
+        topic: Box<str>,
+    },
     Claim(Box<ClaimOp>),
     Settle(Box<SettleOp>),
     /// Makes the copy of a job that goes to the dead-letter topic.
@@ -125,6 +129,15 @@ pub(crate) struct ClaimOp {
     pub(crate) failed: Vec<Seq>,
     /// Where.
     pub(crate) topic_ref: Option<TopicRef>,
+    /// The instance that it is for, if only that one will do.
+    pub(crate) of: Option<TopicRef>,
+}
+
+impl ClaimOp {
+    /// The claim at the end of a window, or of streams.
+    pub(crate) fn of_window(of: TopicRef, topic: Box<str>, claimants: Vec<Claimant>) -> ClaimOp {
+        ClaimOp { topic, claimants, admitted: true, windowed: true, of: Some(of), ..ClaimOp::default() }
+    }
 }
 
 /// An ack, nack or extend.
@@ -187,6 +200,8 @@ pub(crate) enum Answer {
         json: Vec<u8>,
         commit_ns: u64,
     },
+    /// It is a queue.
+    Queue,
     /// The parts of a window's claimers, each an object without its end.
     Claims(Vec<Vec<u8>>),
     /// A copy for the dead-letter topic; `None`: there is nothing to be copied.

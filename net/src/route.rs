@@ -4,7 +4,7 @@
 //! Always true: paths are compared as raw bytes (T-20), and a name is decoded only after its path
 //! matched (B-1), so `%2F` in a name is never a separator.
 //!
-//! Not served yet, hence unknown paths: routers, ws, work.
+//! Not served yet, hence unknown paths: routers, ws.
 
 use crate::fault::Fault;
 use crate::http::percent;
@@ -72,6 +72,8 @@ pub enum Route<'a> {
     Nack(Segment<'a>),
     /// `POST /v0/topics/{topic}/extend` (10.6)
     Extend(Segment<'a>),
+    /// `GET /v0/topics/{topic}/work`: a stream of jobs (10.7)
+    Work(Segment<'a>),
     /// `POST /v0/watch`: create a session (8.1)
     CreateWatch,
     /// `GET /v0/watch/{wid}`: its event stream (8.2)
@@ -97,7 +99,8 @@ impl<'a> Route<'a> {
             | Route::Claim(topic)
             | Route::Ack(topic)
             | Route::Nack(topic)
-            | Route::Extend(topic) => Some(topic),
+            | Route::Extend(topic)
+            | Route::Work(topic) => Some(topic),
             Route::ListTopics
             | Route::CreateWatch
             | Route::OpenWatch(_)
@@ -122,6 +125,7 @@ impl<'a> Route<'a> {
             Route::GetTopic(_)
             | Route::ListTopics
             | Route::DeleteTopic(_)
+            | Route::Work(_)
             | Route::OpenWatch(_)
             | Route::Health
             | Route::Ready
@@ -178,6 +182,7 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
         Some(b"ack") => post_only(Route::Ack(topic)),
         Some(b"nack") => post_only(Route::Nack(topic)),
         Some(b"extend") => post_only(Route::Extend(topic)),
+        Some(b"work") => read_only(Route::Work(topic)),
         Some(_) => Routed::NotFound,
     }
 }
@@ -216,7 +221,7 @@ mod tests {
         let t = Segment(b"t");
         let read = |route| vec![(Method::Get, route), (Method::Head, route)];
         type Row<'a> = (&'a str, &'a [u8], Vec<(Method, Route<'a>)>, &'a str);
-        let table: [Row<'_>; 15] = [
+        let table: [Row<'_>; 16] = [
             // rule, path, what its methods mean, Allow
             ("T-15 3.3", b"/v0/topics", read(Route::ListTopics), "GET, HEAD"),
             ("T-15 H-1", b"/v0/health", read(Route::Health), "GET, HEAD"),
@@ -232,6 +237,7 @@ mod tests {
             ("T-15 10.4", b"/v0/topics/t/ack", vec![(Method::Post, Route::Ack(t))], "POST"),
             ("T-15 10.5", b"/v0/topics/t/nack", vec![(Method::Post, Route::Nack(t))], "POST"),
             ("T-15 10.6", b"/v0/topics/t/extend", vec![(Method::Post, Route::Extend(t))], "POST"),
+            ("T-15 10.7", b"/v0/topics/t/work", read(Route::Work(t)), "GET, HEAD"),
             (
                 "T-15 3 4",
                 b"/v0/topics/t",
@@ -259,7 +265,7 @@ mod tests {
 
     #[test]
     fn any_other_path_is_unknown_for_every_method() {
-        let table: [(&str, &[u8]); 31] = [
+        let table: [(&str, &[u8]); 30] = [
             ("T-20 case", b"/v0/Topics"),
             ("T-20 case", b"/V0/topics"),
             ("T-20 case", b"/v0/topics/t/Diff"),
@@ -285,7 +291,6 @@ mod tests {
             ("T-21", b"*"),
             ("T-21", b"/v0/topics/t/other"),
             ("T-21", b"/v0/topics/t/diff/x"),
-            ("T-21 not served yet", b"/v0/topics/t/work"),
             ("T-21 not served yet", b"/v0/routers"),
             ("T-21 not served yet", b"/v0/routers/r"),
             ("T-20 trailing slash", b"/v0/watch/"),

@@ -11,6 +11,7 @@ mod run;
 mod sessions;
 mod tasks;
 mod watch;
+mod work;
 
 use crate::caps::Caps;
 use crate::fault::Fault;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tasks::Tasks;
 use watch::Watchers;
+use work::Works;
 
 /// An answer that leaves when its block is committed.
 struct Held {
@@ -117,6 +119,7 @@ pub(crate) struct Service {
     pub(crate) answers: VecDeque<(u64, u32, Answer)>,
     tasks: Tasks,
     queues: Queues,
+    works: Works,
     /// Connections handed over by another core.
     pub(crate) adopted: Vec<std::os::fd::OwnedFd>,
     /// Messages that found a full mesh.
@@ -171,6 +174,7 @@ impl Service {
             answers: VecDeque::new(),
             tasks: Tasks::default(),
             queues: Queues::new(steady_ms),
+            works: Works::new(steady_ms),
             adopted: Vec::new(),
             outbox: VecDeque::new(),
             carriers: Vec::new(),
@@ -382,8 +386,27 @@ impl Service {
     /// their windows.
     pub(crate) fn watch(&mut self, owner: usize, command: WatchCommand) {
         match owner == self.core {
-            true => self.watchers.command(owner, command, &self.shard),
+            true => self.on_watch(owner, command),
             false => self.send(owner, Message::Watch(command)),
+        }
+    }
+
+    /// What a stream of `core` tells this core. Watchers and work streams have tokens of one kind.
+    fn on_watch(&mut self, core: usize, command: WatchCommand) {
+        match command {
+            WatchCommand::Work(open) => return self.open_work(core, *open),
+            WatchCommand::Credit(ref credits) => self.works.credit(core, credits),
+            WatchCommand::Close(ref tokens) => self.close_works(core, tokens),
+            WatchCommand::Open(_) => {}
+        }
+        self.watchers.command(core, command, &self.shard);
+    }
+
+    /// Brings an item to its streams. Bounded by their windows.
+    fn send_feed(&mut self, core: usize, feed: Feed) {
+        match core == self.core {
+            true => self.feeds.push_back(feed),
+            false => self.send(core, Message::Feed(feed)),
         }
     }
 
@@ -466,7 +489,7 @@ impl Service {
                 }
                 Message::Answer { caller, answer } => self.hand_out(caller, answer),
                 Message::Adopt(fd) => self.adopted.push(fd),
-                Message::Watch(command) => self.watchers.command(core, command, &self.shard),
+                Message::Watch(command) => self.on_watch(core, command),
                 Message::Feed(feed) => self.feeds.push_back(feed),
             }
         }
@@ -497,10 +520,11 @@ impl Service {
         self.release();
         self.wake_polls();
         self.expire_polls(self.steady_ms);
-        self.end_windows();
         self.retry_loaded();
         self.retry_busy();
         self.reclaim_sessions();
+        self.end_windows();
+        self.run_works();
         self.run_tasks();
         self.feed_watchers();
         while let Some((core, message)) = self.outbox.pop_front() {
@@ -541,6 +565,7 @@ impl Service {
         published.clear();
         self.shard.take_published(&mut published);
         self.watchers.published(&published);
+        self.works.published(&published);
         if !self.waiters.is_empty() {
             for topic in &published {
                 for id in self.waiters.remove(topic).unwrap_or_default() {
@@ -677,14 +702,15 @@ impl Service {
             || self.step_again
             || self.tasks.has_answers()
             || self.watchers.has_work()
+            || self.works.has_work()
             || !self.feeds.is_empty()
             || self.shard.is_runnable()
     }
 
     /// When the next long-poll ends.
     pub(crate) fn next_wake_ms(&self) -> Option<u64> {
-        let (polls, queues) = (self.wheel.next_wake_ms(), self.queues.next_wake_ms());
-        polls.into_iter().chain(queues).min()
+        let wakes = [self.wheel.next_wake_ms(), self.queues.next_wake_ms(), self.works.next_wake_ms()];
+        wakes.into_iter().flatten().min()
     }
 
     /// Whether no request is in progress here.

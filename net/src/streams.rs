@@ -1,6 +1,6 @@
 //! Answers that never end by themselves: the event streams of a core's connections.
 //! Lives here: which streams there are, what they watch, their heartbeats, the credit they give back.
-//! By file: [`watch`] (the events of a session), [`session`], [`id_line`] (ids of events).
+//! By file: [`watch`] (the events of a session), [`session`], [`id_line`] (ids of events), [`work`] (jobs).
 //! Not here: who publishes what (`service::watch`), framing and sockets ([`Hosts`]).
 //!
 //! A stream writes its blocks into memory that the core's streams share, and hands them at once to the
@@ -13,11 +13,12 @@
 pub(crate) mod id_line;
 pub(crate) mod session;
 pub(crate) mod watch;
+pub(crate) mod work;
 
 use crate::caps::StreamHold;
-use crate::feed::{Feed, FeedItem, OpenWatch, WatchCommand};
+use crate::feed::{Feed, FeedItem, OpenWatch, OpenWork, WatchCommand};
 use crate::json::watch::Delivery;
-use crate::limits::{FEED_BACKLOG_BYTES, FEED_WINDOW_BYTES, FEED_WINDOW_BYTES_MIN};
+use crate::limits::{FEED_BACKLOG_BYTES, FEED_WINDOW_BYTES, FEED_WINDOW_BYTES_MIN, WORK_HEARTBEAT_MS};
 use crate::service::Service;
 use crate::slab::{Key, Slab};
 use crate::timers::Wheel;
@@ -25,6 +26,7 @@ use ahash::AHashMap;
 use session::OpenSession;
 use std::sync::Arc;
 use watch::{Next, WatchStream};
+use work::{WorkRequest, WorkStream};
 
 /// A request whose answer is a stream: where its bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +66,12 @@ pub(crate) enum Opening {
         /// Its place among all streams (L-4).
         hold: StreamHold,
     },
+    /// `GET /v0/topics/{topic}/work`.
+    Work {
+        request: WorkRequest,
+        /// Its place among all streams (L-4).
+        hold: StreamHold,
+    },
 }
 
 /// What connections tell the streams of their core.
@@ -78,6 +86,30 @@ pub(crate) enum StreamNews {
 
 enum Kind {
     Watch(WatchStream),
+    Work { stream: WorkStream, request: Option<WorkRequest> },
+}
+
+impl Kind {
+    fn start(&mut self, out: &mut Vec<u8>) -> Next {
+        match self {
+            Kind::Watch(watch) => watch.start(out),
+            Kind::Work { stream, .. } => stream.start(out),
+        }
+    }
+
+    fn on_item(&mut self, place: usize, item: &FeedItem, out: &mut Vec<u8>) -> Next {
+        match self {
+            Kind::Watch(watch) => watch.on_item(place, item, out),
+            Kind::Work { stream, .. } => stream.on_item(item, out),
+        }
+    }
+
+    fn shutdown(&mut self, out: &mut Vec<u8>) {
+        match self {
+            Kind::Watch(watch) => watch.shutdown(out),
+            Kind::Work { stream, .. } => stream.shutdown(out),
+        }
+    }
 }
 
 struct Stream {
@@ -153,15 +185,22 @@ impl Streams {
     }
 
     fn open(&mut self, host: Host, opening: Opening, service: &mut Service, hosts: &mut impl Hosts) {
-        let Opening::Watch { session, last_event_id, hold } = opening;
-        let heartbeat_ms = session.heartbeat_ms;
-        let mut stream = WatchStream::new(session, last_event_id.as_deref());
+        let (mut kind, heartbeat_ms, hold) = match opening {
+            Opening::Watch { session, last_event_id, hold } => {
+                let heartbeat_ms = session.heartbeat_ms;
+                (Kind::Watch(WatchStream::new(session, last_event_id.as_deref())), heartbeat_ms, hold)
+            }
+            Opening::Work { request, hold } => {
+                let stream = WorkStream::new(request.topic.clone());
+                (Kind::Work { stream, request: Some(request) }, WORK_HEARTBEAT_MS, hold)
+            }
+        };
         self.scratch.clear();
-        let next = stream.start(&mut self.scratch);
+        let next = kind.start(&mut self.scratch);
         hosts.write(host, &self.scratch);
         let key = self.streams.insert(Stream {
             host,
-            kind: Kind::Watch(stream),
+            kind,
             heartbeat_ms,
             last_output_ms: self.steady_ms,
             subs: Vec::new(),
@@ -183,7 +222,14 @@ impl Streams {
     }
 
     fn watch_topic(&mut self, key: Key, place: usize, service: &mut Service) {
-        let Some(Stream { kind: Kind::Watch(watch), .. }) = self.streams.get(key) else { return };
+        let watch = match self.streams.get_mut(key).map(|stream| &mut stream.kind) {
+            Some(Kind::Watch(watch)) => watch,
+            Some(Kind::Work { request, .. }) => {
+                let request = request.take().expect("work is asked for once");
+                return self.ask_for_work(key, request, service);
+            }
+            None => return,
+        };
         let session = watch.session();
         let (topic, options) = (session.topics[place].name.clone(), session.options.clone());
         let window_bytes = window_bytes(session.topics.len());
@@ -211,6 +257,15 @@ impl Streams {
         sub
     }
 
+    /// Tells the owner of a queue that a stream waits for jobs.
+    fn ask_for_work(&mut self, stream: Key, request: WorkRequest, service: &mut Service) {
+        let (owner, window_bytes) = (service.owner(&request.topic), window_bytes(1));
+        let sub = self.subs.insert(Sub { stream, place: 0, owner, window_bytes, owed_bytes: 0 });
+        self.streams.get_mut(stream).expect("it was just opened").subs.push(sub);
+        let open = OpenWork { token: sub.to_bits(), request, window_bytes };
+        service.watch(owner, WatchCommand::Work(Box::new(open)));
+    }
+
     /// Forgets a watcher that its owner has closed.
     fn forget(&mut self, sub: Key) {
         if let Some(found) = self.subs.remove(sub)
@@ -223,7 +278,7 @@ impl Streams {
     /// Brings one item to all streams of this core that it is for.
     pub(crate) fn on_feed(&mut self, feed: &Feed, service: &mut Service, hosts: &mut impl Hosts) {
         let bytes = feed.item.window_bytes();
-        let closes = !matches!(*feed.item, FeedItem::Read(_));
+        let closes = matches!(*feed.item, FeedItem::Deleted | FeedItem::Failed);
         for token in &feed.watchers {
             let sub_key = Key::from_bits(*token);
             let Some(sub) = self.subs.get_mut(sub_key) else { continue };
@@ -238,8 +293,7 @@ impl Streams {
                 }
             }
             self.scratch.clear();
-            let Kind::Watch(watch) = &mut stream.kind;
-            let next = watch.on_item(place, &feed.item, &mut self.scratch);
+            let next = stream.kind.on_item(place, &feed.item, &mut self.scratch);
             if !self.scratch.is_empty() {
                 stream.last_output_ms = self.steady_ms;
                 hosts.write(stream.host, &self.scratch);
@@ -288,8 +342,7 @@ impl Streams {
         for key in self.streams.keys() {
             let Some(stream) = self.streams.get_mut(key) else { continue };
             self.scratch.clear();
-            let Kind::Watch(watch) = &mut stream.kind;
-            watch.shutdown(&mut self.scratch);
+            stream.kind.shutdown(&mut self.scratch);
             hosts.write(stream.host, &self.scratch);
             self.end(key, Ending::Done, service, hosts);
         }
@@ -305,8 +358,9 @@ impl Streams {
     pub(crate) fn close(&mut self, host: Host, service: &mut Service) {
         let Some(key) = self.by_host.remove(&host) else { return };
         let Some(mut stream) = self.streams.remove(key) else { return };
-        let Kind::Watch(watch) = &mut stream.kind;
-        watch.close(self.steady_ms);
+        if let Kind::Watch(watch) = &mut stream.kind {
+            watch.close(self.steady_ms);
+        }
         let mut closed: Vec<Vec<u64>> = vec![Vec::new(); self.credits.len()];
         for sub in stream.subs {
             if let Some(found) = self.subs.remove(sub) {

@@ -30,7 +30,7 @@ use delete::TagHits;
 pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
 pub use export::Exported;
 pub use forward::{ForwardRequest, Forwarded, PumpRead};
-pub use queue::{Claimed, Claimer, Job, Named, QueueCounts, Settled};
+pub use queue::{Claimed, Claimer, Job, Named, Pulse, QueueCounts, Settled};
 pub use read::{NodeFilter, ReadOutcome, ReadRequest, Tombstone, TombstoneReason};
 pub use routers::Link;
 pub use seal::JobDone;

@@ -22,6 +22,7 @@ use crate::queue::{Acked, Grant, LeaseToken, Queue, StoredJob, Terms};
 use crate::topic::Topic;
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Records and holes looked at by one claim at most.
@@ -106,6 +107,17 @@ pub struct Settled {
     pub wait: Wait,
 }
 
+/// What a queue has for those who wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// Jobs that can be claimed.
+    pub ready: u64,
+    /// Time alone can make further ones ready: something is leased or delayed.
+    pub changes_by_itself: bool,
+    /// The queue's window.
+    pub jitter_ms: u64,
+}
+
 impl Shard {
     /// The topic of a queue operation and its settings, before anything else is looked at (§10.2, §10.3).
     pub fn queue_config(&self, name: &[u8]) -> Result<(TopicRef, &TopicConfig), No> {
@@ -158,8 +170,7 @@ impl Shard {
             next_token: u128::from(self.log.epoch() | self.settings.layout << 40) << 64
                 | u128::from(self.next_lease),
             grants: std::mem::take(&mut self.queue_scratch.grants),
-            left: claimers.iter().map(Claimer::clamped_max).collect(),
-            turn: 0,
+            turns: claimers.iter().map(Claimer::clamped_max).zip(0..).collect(),
             bytes_left: CLAIM_BYTES_MAX,
             fresh: self.topic(slot).queue.as_ref().expect("a queue").fresh,
         };
@@ -557,6 +568,19 @@ impl Shard {
         Some(self.queue_mut(topic.slot).held_by(holder))
     }
 
+    /// What there is for streams, after what is over was noticed; `None`: the topic is no more.
+    pub fn queue_pulse(&mut self, topic: TopicRef, now: Millis) -> Option<Pulse> {
+        self.alive_queue(topic)?;
+        self.notice_queue(topic.slot, now);
+        let found = self.topic(topic.slot);
+        let held = found.queue.as_ref()?.counts();
+        Some(Pulse {
+            ready: found.visible().count - held.leased - held.delayed,
+            changes_by_itself: held.leased + held.delayed > 0,
+            jitter_ms: found.config.claim_jitter_ms,
+        })
+    }
+
     /// A stream ended: what it held is ready at once. The log was never told that it held them.
     pub fn release(&mut self, topic: TopicRef, holder: u64) {
         if let Some(queue) = self.alive_queue(topic) {
@@ -656,9 +680,8 @@ impl Shard {
 struct Pass {
     next_token: u128,
     grants: Vec<Grant>,
-    /// What each claimer still wants.
-    left: Vec<u32>,
-    turn: usize,
+    /// Claimers that want more, and how much; the first is next.
+    turns: VecDeque<(u32, u32)>,
     /// What may still be handed out.
     bytes_left: u64,
     /// The queue's, once this is done.
@@ -667,7 +690,7 @@ struct Pass {
 
 impl Pass {
     fn is_full(&self) -> bool {
-        self.bytes_left == 0 || self.left.iter().all(|left| *left == 0)
+        self.bytes_left == 0 || self.turns.is_empty()
     }
 
     /// Gives the job to the next claimer that wants one.
@@ -679,17 +702,16 @@ impl Pass {
         terms: &[Terms],
         visit: &mut impl FnMut(usize, &Job<'_>),
     ) {
-        while self.left[self.turn] == 0 {
-            self.turn = (self.turn + 1) % self.left.len();
+        let (left, claimer) = self.turns.pop_front().expect("somebody wants more");
+        if left > 1 {
+            self.turns.push_back((left - 1, claimer));
         }
-        let claimer = self.turn;
         self.bytes_left = self.bytes_left.saturating_sub(record.counted_bytes());
-        self.left[claimer] -= 1;
-        self.turn = (claimer + 1) % self.left.len();
         let token = LeaseToken(self.next_token);
         self.next_token += 1;
         let bytes = record.counted_bytes() as u32;
-        self.grants.push(Grant { seq: record.seq, bytes, volatile, token, claimer: claimer as u32 });
+        self.grants.push(Grant { seq: record.seq, bytes, volatile, token, claimer });
+        let claimer = claimer as usize;
         let (deadline, deliveries) = (terms[claimer].at - 1, deliveries.saturating_add(1));
         visit(claimer, &Job { record, token, deadline, deliveries });
     }

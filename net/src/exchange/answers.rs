@@ -99,7 +99,9 @@ impl Exchange {
             Answer::ListPart(_) | Answer::ReportPart(_) | Answer::Resolved(_) | Answer::Session(_) => {
                 unreachable!("a part of nothing")
             }
-            Answer::Claims(_) | Answer::DeadLetter(_) => unreachable!("only the service asks for these"),
+            Answer::Queue | Answer::Claims(_) | Answer::DeadLetter(_) => {
+                unreachable!("only the service asks for these")
+            }
         }
         Progress::Done
     }

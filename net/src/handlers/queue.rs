@@ -23,8 +23,24 @@ pub(crate) fn render_job(out: &mut Vec<u8>, job: &Job<'_>) {
     out.push(b'}');
 }
 
+/// A job as an event of a work stream (Q-71). White space between the tokens of a payload may end lines,
+/// which an event must not (V-4).
+pub(crate) fn render_event(out: &mut Vec<u8>, topic: &str, job: &Job<'_>) {
+    out.extend_from_slice(b"id: ");
+    write_u64(out, job.record.seq);
+    out.extend_from_slice(b"\nevent: job\ndata: {\"topic\":");
+    let start = out.len();
+    write_str(out, topic);
+    out.push(b',');
+    render_job_members(out, job);
+    for byte in out[start..].iter_mut().filter(|byte| matches!(**byte, b'\n' | b'\r')) {
+        *byte = b' ';
+    }
+    out.extend_from_slice(b"}\n\n");
+}
+
 /// Its members, without the braces.
-pub(crate) fn render_job_members(out: &mut Vec<u8>, job: &Job<'_>) {
+fn render_job_members(out: &mut Vec<u8>, job: &Job<'_>) {
     let record = job.record;
     out.reserve(record.data.len() + record.meta.map_or(0, <[u8]>::len) + 192);
     out.extend_from_slice(b"\"$seq\":");
@@ -170,6 +186,26 @@ mod tests {
         let bare = Record { meta: None, tag: None, node: None, ..record };
         let op = dead_letter_copy("q", "dead", 3, &bare);
         assert!(!op.records[0].tag.is_present() && !op.records[0].node.is_present());
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_its_payload() {
+        let record = Record {
+            seq: 42,
+            ts: 5,
+            data: b"{\n\"a\":\r\n1}",
+            meta: None,
+            tag: Some(b"t"),
+            node: None,
+            hops: 0,
+        };
+        let token = runelog_engine::queue::LeaseToken(1 << 64 | 0x2d);
+        let mut out = Vec::new();
+        render_event(&mut out, "q", &Job { record: &record, token, deadline: 9, deliveries: 1 });
+        let expected = "id: 42\nevent: job\ndata: {\"topic\":\"q\",\"$seq\":42,\
+            \"lease_id\":\"lease_0000000000000001000000000000002d\",\"deadline\":9,\"$ts\":5,\"$tag\":\"t\",\
+            \"deliveries\":1,\"data\":{ \"a\":  1}}\n\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected, "Q-71");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{Ran, Service, refused};
 use crate::exchange::body_fault;
 use crate::fault::Fault;
 use crate::handlers::queue::{
-    begin_claimed, dead_letter_copy, end_claimed, render_extended, render_job, render_settled,
+    begin_claimed, dead_letter_copy, end_claimed, render_event, render_extended, render_job, render_settled,
 };
 use crate::json::queue::check_worker;
 use crate::limits::{CLAIM_WINDOW_JOBS_MAX, CLAIMS_WAITING_MAX, MOVES_PER_CLAIM_MAX};
@@ -20,7 +20,7 @@ use runelog_engine::shard::{Claimer, TopicRef};
 use runelog_engine::wal::Wait;
 
 /// Claims that wait for the end of their window.
-struct Window {
+pub(super) struct Window {
     topic: Box<str>,
     members: Vec<(Origin, Claimant)>,
     /// What they want together.
@@ -75,6 +75,10 @@ impl Queues {
 impl Service {
     pub(super) fn run_claim(&mut self, mut op: Box<ClaimOp>) -> Ran {
         let (topic, jitter_ms) = match self.shard.queue_config(op.topic.as_bytes()) {
+            Ok((topic, _)) if op.of.is_some_and(|of| of != topic) => {
+                let fault = Box::new(Fault::topic_not_found(&op.topic));
+                return Ran::Answer(Answer::Fault(fault, None), self.shard.committed());
+            }
             Ok((topic, config)) => (topic, config.claim_jitter_ms),
             Err(no) => return self.claim_refused(no, op),
         };
@@ -93,14 +97,20 @@ impl Service {
         }
         let claimers: Vec<Claimer<'_>> = op.claimants.iter().map(Claimant::claimer).collect();
         let mut parts: Vec<(Vec<u8>, u32)> = Vec::with_capacity(claimers.len());
-        for _ in &claimers {
-            let mut json = Vec::with_capacity(512);
-            begin_claimed(&mut json, &op.topic);
+        for claimer in &claimers {
+            let mut json = Vec::new();
+            if claimer.holder == 0 {
+                json.reserve(512);
+                begin_claimed(&mut json, &op.topic);
+            }
             parts.push((json, 0));
         }
         let divert = op.moved < MOVES_PER_CLAIM_MAX;
         let claimed = self.shard.claim(op.topic.as_bytes(), &claimers, divert, self.now, |claimer, job| {
             let (json, count) = &mut parts[claimer];
+            if claimers[claimer].holder != 0 {
+                return render_event(json, &op.topic, job);
+            }
             if *count > 0 {
                 json.push(b',');
             }
@@ -118,8 +128,13 @@ impl Service {
         }
         self.end_claim(&op);
         let wait = claimed.wait;
-        for (json, count) in &mut parts {
-            end_claimed(json, *count, &claimed.counts);
+        for ((json, count), claimer) in parts.iter_mut().zip(&claimers) {
+            if claimer.holder == 0 {
+                end_claimed(json, *count, &claimed.counts);
+            }
+        }
+        if claimed.count > 0 && !op.windowed {
+            self.works.touch(claimed.topic); // its leases will be over one day
         }
         let mut parts = parts.into_iter().map(|(json, _)| json);
         let answer = match op.windowed {
@@ -155,12 +170,18 @@ impl Service {
             return self.deliver_later(origin, Answer::Fault(Box::new(Fault::throttled()), None));
         }
         queues.waiting += 1;
-        let window = queues.windows.entry(topic).or_insert_with(|| {
-            queues.wheel.insert(self.steady_ms + jitter_ms, topic);
-            Window { topic: name, members: Vec::new(), jobs: 0 }
-        });
+        let window = self.open_window(topic, jitter_ms, name);
         window.jobs += wanted;
         window.members.push((origin, claimant));
+    }
+
+    /// The window of a queue that is open; streams with room take part in it without being named.
+    pub(super) fn open_window(&mut self, topic: TopicRef, jitter_ms: u64, name: Box<str>) -> &mut Window {
+        let Queues { windows, wheel, .. } = &mut self.queues;
+        windows.entry(topic).or_insert_with(|| {
+            wheel.insert(self.steady_ms + jitter_ms, topic);
+            Window { topic: name, members: Vec::new(), jobs: 0 }
+        })
     }
 
     /// Serves windows whose time is over, each in one pass.
@@ -168,27 +189,38 @@ impl Service {
         while let Some(topic) = self.queues.wheel.next_due(self.steady_ms) {
             let Some(window) = self.queues.windows.remove(&topic) else { continue };
             self.queues.waiting -= window.members.len();
-            let (origins, claimants): (Vec<Origin>, Vec<Claimant>) = window.members.into_iter().unzip();
-            let op = ClaimOp {
-                topic: window.topic,
-                claimants,
-                admitted: true,
-                windowed: true,
-                ..ClaimOp::default()
-            };
-            self.ask(self.core, Op::Claim(Box::new(op)), move |service, answer| match answer {
-                Answer::Claims(parts) => {
-                    for (origin, json) in origins.into_iter().zip(parts) {
-                        let answer = Answer::Body { status: 200, json, scanned: None };
-                        service.deliver_later(origin, answer);
+            let (origins, mut claimants): (Vec<Origin>, Vec<Claimant>) = window.members.into_iter().unzip();
+            let streams = self.work_claimants(topic);
+            let holders: Vec<u64> = streams.iter().map(|claimant| claimant.holder).collect();
+            if !holders.is_empty() {
+                self.works_claim(topic);
+            }
+            claimants.extend(streams);
+            if claimants.is_empty() {
+                continue;
+            }
+            let op = ClaimOp::of_window(topic, window.topic, claimants);
+            self.ask(self.core, Op::Claim(Box::new(op)), move |service, answer| {
+                let mut parts = match answer {
+                    Answer::Claims(parts) => parts,
+                    Answer::Fault(fault, _) => {
+                        for origin in origins {
+                            service.deliver_later(origin, Answer::Fault(fault.clone(), None));
+                        }
+                        if !holders.is_empty() {
+                            service.end_works_claim(topic, &holders, Vec::new());
+                        }
+                        return;
                     }
+                    _ => unreachable!("a window is answered with claims"),
+                };
+                let of_streams = parts.split_off(origins.len());
+                for (origin, json) in origins.into_iter().zip(parts) {
+                    service.deliver_later(origin, Answer::Body { status: 200, json, scanned: None });
                 }
-                Answer::Fault(fault, _) => {
-                    for origin in origins {
-                        service.deliver_later(origin, Answer::Fault(fault.clone(), None));
-                    }
+                if !holders.is_empty() {
+                    service.end_works_claim(topic, &holders, of_streams);
                 }
-                _ => unreachable!("a window is answered with claims"),
             });
         }
     }
@@ -308,6 +340,7 @@ impl Service {
         };
         match result {
             Ok(settled) => {
+                self.works.touch(settled.topic);
                 let synced = *verdict == Verdict::Ack && settled.class == Class::Fsync && settled.done > 0;
                 let answer = match synced {
                     true => Answer::Synced { json, commit_ns: 0 },

@@ -23,6 +23,10 @@ impl Service {
             }
             Op::Diff(op) => self.run_diff(op),
             Op::Delete(op) => self.run_delete(op),
+            Op::CheckQueue { topic } => match self.shard.queue_config(topic.as_bytes()) {
+                Ok(_) => Ran::Answer(Answer::Queue, self.shard.find(topic.as_bytes()).1),
+                Err(no) => refused(no, &topic.clone(), || Op::CheckQueue { topic }),
+            },
             Op::Claim(op) => self.run_claim(op),
             Op::Settle(op) => self.run_settle(op),
             Op::DeadLetter { topic, name, seq } => self.run_dead_letter(topic, name, seq),
@@ -52,6 +56,7 @@ impl Service {
                     Ok((deleted, wait)) => {
                         if let Some(instance) = instance {
                             self.watchers.dropped(instance, wait);
+                            self.works.touch(instance);
                         }
                         let mut json = Vec::with_capacity(128);
                         topics::render_drop(&mut json, &topic, deleted);
@@ -154,6 +159,9 @@ impl Service {
         let deletion = op.deletion.as_mut().expect("just set");
         match self.shard.delete_step(deletion) {
             Ok(Some(outcome)) => {
+                if let (Some(topic), _) = self.shard.find(op.topic.as_bytes()) {
+                    self.works.touch(topic); // a stream that held a deleted job has room
+                }
                 let mut json = Vec::with_capacity(192);
                 topics::render_deleted(&mut json, &op.topic, &outcome);
                 Ran::Answer(Answer::Body { status: 200, json, scanned: None }, outcome.wait)

@@ -147,6 +147,7 @@ impl Watchers {
     pub(super) fn command(&mut self, core: usize, command: WatchCommand, shard: &Shard) {
         match command {
             WatchCommand::Open(open) => self.open(core, *open, shard),
+            WatchCommand::Work(_) => unreachable!("not for watchers"),
             WatchCommand::Credit(credits) => {
                 for (token, bytes) in credits {
                     self.credit(core, token, bytes);

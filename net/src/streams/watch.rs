@@ -108,6 +108,7 @@ impl WatchStream {
                 }
             }
             FeedItem::Failed => Next::Fail,
+            FeedItem::Jobs(_) => unreachable!("a watch asks for no jobs"),
         }
     }
 
