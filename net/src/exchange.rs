@@ -21,11 +21,14 @@ use crate::json::queue::{
     CLAIM_MAX, ClaimRequest, LeaseRequest, SEQS_MAX, check_worker, clamped_lease, parse_ack, parse_claim,
     parse_extend, parse_nack,
 };
+use crate::json::router::parse_router;
 use crate::json::watch::parse_watch;
 use crate::json::write::{WriteScratch, parse_write};
 use crate::message::{Caller, ClaimOp, Claimant, DeleteOp, ListEntry, ListOp, Op, SettleOp, Verdict};
 use crate::metrics::ShardReport;
 use crate::route::{Route, Routed, route};
+use crate::routers::message::RegistryOp;
+use crate::routers::registry::ListQuery;
 use crate::service::{Handled, Service};
 use crate::streams::session::Wid;
 use crate::streams::work::WorkRequest;
@@ -312,20 +315,45 @@ impl Exchange {
             }
             Route::DeleteTopic(_) => {
                 let if_empty = query::query_bool(head.query, "if_empty", false);
-                let op = Op::DropTopic { topic: self.topic.as_str().into(), if_empty };
-                service.operate(caller, &self.topic, op)
+                let topic = self.topic.as_str().into();
+                service.operate_registry(caller, RegistryOp::DeleteTopic { topic, if_empty })
+            }
+            Route::PutRouter(_) => {
+                json()?;
+                let request = parse_router(body).map_err(|error| body_fault(&error))?;
+                for topic in [&request.source, &request.dest] {
+                    self.access.needs_topic(topic)?; // A-10(c)
+                }
+                request.check(self.topic.as_bytes()).map_err(|error| body_fault(&error))?;
+                let (name, request) = (self.topic.as_str().into(), Box::new(request));
+                service.operate_registry(caller, RegistryOp::Put { name, request })
+            }
+            Route::GetRouter(_) => {
+                let name = self.topic.as_str().into();
+                service.operate_registry(caller, RegistryOp::Get { name, access: self.access.clone() })
+            }
+            Route::DeleteRouter(_) => {
+                let name = self.topic.as_str().into();
+                service.operate_registry(caller, RegistryOp::Delete { name, access: self.access.clone() })
+            }
+            Route::ListRouters => {
+                let name = |parameter| query::query_str(head.query, parameter).map(Box::<str>::from);
+                let list = ListQuery {
+                    prefix: name("prefix").unwrap_or_default(),
+                    after: after_cursor(head)?,
+                    source: name("source"),
+                    dest: name("dest"),
+                    page_size: query::page_size(head.query),
+                };
+                let (query, access) = (Box::new(list), self.access.clone());
+                service.operate_registry(caller, RegistryOp::List { query, access })
             }
             Route::ListTopics => {
                 let page_size = query::page_size(head.query);
-                let cursor = query::query_str(head.query, "cursor").unwrap_or_default();
-                let mut scratch = Vec::new();
-                let after = cursor::decode(&cursor, &mut scratch)
-                    .map_err(|_| Fault::invalid_request("`cursor` is not one that this server gave out"))?
-                    .map(|name| name.as_bytes().to_vec());
                 let prefix = query::query_str(head.query, "prefix").unwrap_or_default();
                 let op = ListOp {
                     prefixes: self.access.ranges(prefix.as_bytes()),
-                    after,
+                    after: after_cursor(head)?.map(|name| name.as_bytes().to_vec()),
                     limit: page_size + 1,
                     touch: query::query_bool(head.query, "touch", false),
                 };
@@ -415,6 +443,16 @@ fn accepts_stream(accept: Option<&[u8]>) -> bool {
     let Some(accept) = accept.filter(|accept| !accept.is_empty()) else { return true };
     let contains = |part: &[u8]| accept.windows(part.len()).any(|window| window == part);
     contains(b"text/event-stream") || contains(b"*/*")
+}
+
+/// The name behind which a list goes on (G-3, G-4).
+fn after_cursor(head: &Head<'_>) -> Result<Option<Box<str>>, Fault> {
+    let cursor = query::query_str(head.query, "cursor").unwrap_or_default();
+    let mut scratch = Vec::new();
+    match cursor::decode(&cursor, &mut scratch) {
+        Ok(name) => Ok(name.map(Box::from)),
+        Err(_) => Err(Fault::invalid_request("`cursor` is not one that this server gave out")),
+    }
 }
 
 pub(crate) fn body_fault(error: &BodyError) -> Fault {

@@ -22,6 +22,7 @@ pub mod mesh;
 mod message;
 mod metrics;
 pub mod route;
+mod routers;
 pub mod server;
 mod service;
 mod slab;

@@ -112,3 +112,17 @@ pub const FEED_WINDOW_BYTES_MIN: u64 = 8 << 10;
 pub const FEED_BACKLOG_BYTES: usize = 64 << 10;
 /// A session without an open stream is forgotten after this long (S-6).
 pub const SESSION_IDLE_MS: u64 = 300_000;
+/// A record that came through this many routers goes through no more.
+pub const ROUTER_HOPS_MAX: u8 = 8;
+/// Records of one forward…
+pub const FORWARD_RECORDS_MAX: usize = 2048;
+/// …and their bytes, but always one record.
+pub const FORWARD_BYTES_MAX: usize = 256 << 10;
+/// Copies go out this long after their record at the latest, if nobody waits for them.
+pub const FORWARD_DELAY_MS: u64 = 20;
+/// How long a router rests whose dest took nothing.
+pub const FORWARD_RETRY_MS: u64 = 40;
+/// PUTs and deletions of routers, and of topics with routers, that wait for one another; more are `429`.
+pub const REGISTRY_QUEUE_MAX: usize = 4096;
+/// …and one that meets failures (a full log, a broken disk), at most.
+pub const FORWARD_FAULT_MS_MAX: u64 = 1_000;

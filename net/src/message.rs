@@ -6,6 +6,7 @@ use crate::fault::Fault;
 use crate::feed::{Feed, WatchCommand};
 use crate::json::control::DiffRequest;
 use crate::metrics::ShardReport;
+use crate::routers::message::{RegistryOp, RouterAnswer, RouterOp};
 use crate::service::Resolved;
 use crate::streams::Opening;
 use crate::streams::session::{OpenSession, Wid};
@@ -69,6 +70,9 @@ pub(crate) enum Op {
         wid: Wid,
         access: Access,
     },
+    /// To the core that knows all routers.
+    Registry(Box<RegistryOp>),
+    Router(RouterOp),
 }
 
 /// An append with its body; the vectors go back with the answer, to be used again.
@@ -213,6 +217,8 @@ pub(crate) enum Answer {
     Session(OpenSession),
     /// The head of a stream; what follows it, unless only the head was asked for.
     Stream(Option<Box<Opening>>),
+    /// To the service itself.
+    Router(RouterAnswer),
 }
 
 /// What one core sends another.

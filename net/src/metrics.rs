@@ -6,6 +6,7 @@ use crate::fault::{Code, Fault};
 use crate::handlers::topics::class_name;
 use crate::http::json_out::{write_f64, write_str, write_u64};
 use crate::mesh;
+use crate::service::PumpStats;
 use runelog_engine::cache::CacheStats;
 use runelog_engine::config::Class;
 use runelog_engine::shard::{QueueCounts, Shard, ShardGauges};
@@ -71,6 +72,17 @@ pub(crate) struct ShardReport {
     streams: u64,
     /// Of the whole server.
     sessions: u64,
+    routers: RouterReport,
+}
+
+/// What a core says of routers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RouterReport {
+    /// All of the server, from the core that knows them.
+    pub(crate) routers: u64,
+    /// Of this core's sources: those whose dest takes nothing.
+    pub(crate) stalled: u64,
+    pub(crate) pumps: PumpStats,
 }
 
 impl ShardReport {
@@ -80,6 +92,7 @@ impl ShardReport {
         counters: &CoreCounters,
         mesh: mesh::Counters,
         caps: &Caps,
+        routers: RouterReport,
     ) -> ShardReport {
         let mut topics = Vec::new();
         shard.visit_topics(TOPIC_SERIES_MAX + 1, |view| {
@@ -106,6 +119,7 @@ impl ShardReport {
             mesh,
             streams: caps.streams(),
             sessions: caps.sessions(),
+            routers,
         }
     }
 }
@@ -142,7 +156,7 @@ pub(crate) fn render_json(out: &mut Vec<u8>, reports: &[ShardReport], uptime_ms:
         members.push((format!("topics_{}", class_name(class)), class_sum(reports, class)));
     }
     members.extend([
-        ("routers".into(), 0),
+        ("routers".into(), sum(reports, |report| report.routers.routers)),
         ("records_live".into(), sum(reports, |report| report.gauges.records)),
         ("bytes_live".into(), sum(reports, |report| report.gauges.bytes)),
         ("queue_topics".into(), sum(reports, |report| report.gauges.queues)),
@@ -230,7 +244,7 @@ pub(crate) fn render_text(out: &mut Vec<u8>, reports: &[ShardReport], uptime_ms:
     for class in CLASSES {
         text.line("topics_topics_by_class", &[("class", class_name(class))], class_sum(reports, class));
     }
-    text.single("topics_routers", "gauge", "Routers.", 0);
+    text.single("topics_routers", "gauge", "Routers.", sum(reports, |report| report.routers.routers));
     text.single("topics_records_live", "gauge", "Live records.", sum(reports, |r| r.gauges.records));
     text.single("topics_bytes_live", "gauge", "Bytes of live records.", sum(reports, |r| r.gauges.bytes));
     render_topics(&mut text, reports);
@@ -326,7 +340,7 @@ fn render_wal(text: &mut Text<'_>, reports: &[ShardReport]) {
 /// Series of Runelog's own, by core where that says something.
 fn render_own(text: &mut Text<'_>, reports: &[ShardReport]) {
     type Value = fn(&ShardReport) -> u64;
-    let series: [(&str, &str, &str, Value); 14] = [
+    let series: [(&str, &str, &str, Value); 18] = [
         ("runelog_requests_total", "counter", "Requests received.", |r| r.counters.requests),
         ("runelog_forwarded_total", "counter", "Requests sent to another core.", |r| r.counters.forwarded),
         ("runelog_mesh_refused_total", "counter", "Messages that met a full mesh.", |r| r.mesh.refused),
@@ -342,6 +356,16 @@ fn render_own(text: &mut Text<'_>, reports: &[ShardReport]) {
         ("runelog_long_polls", "gauge", "Waiting long-polls.", |r| r.counters.polls),
         ("runelog_hot_bytes", "gauge", "Log bytes held in memory.", |r| r.gauges.hot_bytes),
         ("runelog_segments", "gauge", "Sealed files in use.", |r| r.gauges.segments),
+        ("runelog_router_copies_total", "counter", "Copies that routers brought to their dest.", |r| {
+            r.routers.pumps.copies
+        }),
+        ("runelog_router_skipped_total", "counter", "Records too large for an exactly_once copy.", |r| {
+            r.routers.pumps.oversized
+        }),
+        ("runelog_router_failures_total", "counter", "Forwards that failed and were tried again.", |r| {
+            r.routers.pumps.failed
+        }),
+        ("runelog_routers_stalled", "gauge", "Routers whose dest takes nothing.", |r| r.routers.stalled),
         ("runelog_checkpoints_total", "counter", "Checkpoints written.", |r| r.gauges.checkpoints),
     ];
     for (name, kind, help, value) in series {

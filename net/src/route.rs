@@ -4,7 +4,7 @@
 //! Always true: paths are compared as raw bytes (T-20), and a name is decoded only after its path
 //! matched (B-1), so `%2F` in a name is never a separator.
 //!
-//! Not served yet, hence unknown paths: routers, ws.
+//! Not served yet, hence unknown paths: ws.
 
 use crate::fault::Fault;
 use crate::http::percent;
@@ -78,6 +78,14 @@ pub enum Route<'a> {
     CreateWatch,
     /// `GET /v0/watch/{wid}`: its event stream (8.2)
     OpenWatch(Segment<'a>),
+    /// `PUT /v0/routers/{router}`: create or reconfigure (7.1)
+    PutRouter(Segment<'a>),
+    /// `GET /v0/routers/{router}` (7.2)
+    GetRouter(Segment<'a>),
+    /// `DELETE /v0/routers/{router}` (7.2)
+    DeleteRouter(Segment<'a>),
+    /// `GET /v0/routers` (7.3)
+    ListRouters,
     /// `GET /v0/health`, `/healthz` (H-1)
     Health,
     /// `GET /v0/ready`, `/readyz` (H-2)
@@ -87,7 +95,7 @@ pub enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// The topic named in the path, if the path names one.
+    /// The topic or router named in the path, if the path names one.
     pub fn topic(&self) -> Option<Segment<'a>> {
         match *self {
             Route::PutTopic(topic)
@@ -101,7 +109,9 @@ impl<'a> Route<'a> {
             | Route::Nack(topic)
             | Route::Extend(topic)
             | Route::Work(topic) => Some(topic),
+            Route::PutRouter(router) | Route::GetRouter(router) | Route::DeleteRouter(router) => Some(router),
             Route::ListTopics
+            | Route::ListRouters
             | Route::CreateWatch
             | Route::OpenWatch(_)
             | Route::Health
@@ -121,12 +131,16 @@ impl<'a> Route<'a> {
             | Route::Ack(_)
             | Route::Nack(_)
             | Route::Extend(_)
-            | Route::CreateWatch => true,
+            | Route::CreateWatch
+            | Route::PutRouter(_) => true,
             Route::GetTopic(_)
             | Route::ListTopics
             | Route::DeleteTopic(_)
             | Route::Work(_)
             | Route::OpenWatch(_)
+            | Route::GetRouter(_)
+            | Route::DeleteRouter(_)
+            | Route::ListRouters
             | Route::Health
             | Route::Ready
             | Route::Metrics => false,
@@ -151,6 +165,7 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
     let read_only = |route| if read { Routed::To(route) } else { Routed::MethodNotAllowed("GET, HEAD") };
     match path {
         b"/v0/topics" => return read_only(Route::ListTopics),
+        b"/v0/routers" => return read_only(Route::ListRouters),
         b"/v0/health" | b"/healthz" => return read_only(Route::Health),
         b"/v0/ready" | b"/readyz" => return read_only(Route::Ready),
         b"/v0/metrics" => return read_only(Route::Metrics),
@@ -163,6 +178,11 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
             true => Routed::NotFound,
             false => read_only(Route::OpenWatch(Segment(wid))),
         };
+    }
+    if let Some(name) = path.strip_prefix(b"/v0/routers/") {
+        // A raw `/` ends the name, and nothing comes after it; one in the name is escaped.
+        let known = !name.is_empty() && !name.contains(&b'/');
+        return if known { on_router(method, Segment(name)) } else { Routed::NotFound };
     }
     let Some(rest) = path.strip_prefix(b"/v0/topics/") else { return Routed::NotFound };
     let (name, action) = match memchr::memchr(b'/', rest) {
@@ -199,6 +219,15 @@ fn on_topic(method: Method, topic: Segment<'_>) -> Routed<'_> {
     })
 }
 
+fn on_router(method: Method, router: Segment<'_>) -> Routed<'_> {
+    Routed::To(match method {
+        Method::Put => Route::PutRouter(router),
+        Method::Get | Method::Head => Route::GetRouter(router),
+        Method::Delete => Route::DeleteRouter(router),
+        _ => return Routed::MethodNotAllowed("GET, HEAD, PUT, DELETE"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,9 +250,21 @@ mod tests {
         let t = Segment(b"t");
         let read = |route| vec![(Method::Get, route), (Method::Head, route)];
         type Row<'a> = (&'a str, &'a [u8], Vec<(Method, Route<'a>)>, &'a str);
-        let table: [Row<'_>; 16] = [
+        let table: [Row<'_>; 18] = [
             // rule, path, what its methods mean, Allow
             ("T-15 3.3", b"/v0/topics", read(Route::ListTopics), "GET, HEAD"),
+            ("T-15 7.3", b"/v0/routers", read(Route::ListRouters), "GET, HEAD"),
+            (
+                "T-15 7",
+                b"/v0/routers/t",
+                vec![
+                    (Method::Get, Route::GetRouter(t)),
+                    (Method::Head, Route::GetRouter(t)),
+                    (Method::Put, Route::PutRouter(t)),
+                    (Method::Delete, Route::DeleteRouter(t)),
+                ],
+                "GET, HEAD, PUT, DELETE",
+            ),
             ("T-15 H-1", b"/v0/health", read(Route::Health), "GET, HEAD"),
             ("T-15 H-1", b"/healthz", read(Route::Health), "GET, HEAD"),
             ("T-15 H-2", b"/v0/ready", read(Route::Ready), "GET, HEAD"),
@@ -291,10 +332,10 @@ mod tests {
             ("T-21", b"*"),
             ("T-21", b"/v0/topics/t/other"),
             ("T-21", b"/v0/topics/t/diff/x"),
-            ("T-21 not served yet", b"/v0/routers"),
-            ("T-21 not served yet", b"/v0/routers/r"),
             ("T-20 trailing slash", b"/v0/watch/"),
             ("T-20 trailing slash", b"/v0/watch/w/"),
+            ("T-20 trailing slash", b"/v0/routers/"),
+            ("T-21", b"/v0/routers/r/x"),
             ("T-21 not served yet", b"/v0/ws"),
         ];
         for (rule, path) in table {
@@ -330,6 +371,11 @@ mod tests {
             assert_eq!(Route::GetTopic(topic).topic(), Some(topic), "{rule}");
             assert_eq!(topic.raw(), &path[b"/v0/topics/".len()..], "{rule}");
         }
+        let mut scratch = Vec::new();
+        let Routed::To(Route::PutRouter(router)) = route(Method::Put, b"/v0/routers/a-%3Eb%2Fc") else {
+            panic!("T-24")
+        };
+        assert_eq!(router.decode(&mut scratch), Ok("a->b/c"), "T-22 T-24");
         assert_eq!(BadSegment.fault().status(), 400, "T-23");
         // The route is decided first: an undecodable name on an unknown path, or with a wrong method.
         assert_eq!(route(Method::Get, b"/v0/topics/%FF/x"), Routed::NotFound, "B-1");
@@ -338,13 +384,17 @@ mod tests {
 
     #[test]
     fn a_body_is_read_where_one_is_taken() {
-        let table: [(&str, Method, &[u8], bool); 10] = [
+        let table: [(&str, Method, &[u8], bool); 14] = [
             ("T-16", Method::Get, b"/v0/topics", false),
             ("T-16", Method::Head, b"/v0/topics/t", false),
             ("T-16", Method::Delete, b"/v0/topics/t", false),
             ("T-16", Method::Get, b"/v0/metrics", false),
             ("T-16", Method::Get, b"/v0/watch/w", false),
             ("T-16", Method::Post, b"/v0/watch", true),
+            ("T-16", Method::Get, b"/v0/routers", false),
+            ("T-16", Method::Get, b"/v0/routers/r", false),
+            ("T-16", Method::Delete, b"/v0/routers/r", false),
+            ("T-16", Method::Put, b"/v0/routers/r", true),
             ("T-16", Method::Put, b"/v0/topics/t", true),
             ("T-16", Method::Post, b"/v0/topics/t", true),
             ("T-16", Method::Post, b"/v0/topics/t/diff", true),

@@ -2,14 +2,15 @@
 //! once), listeners, signals, stop. The only file of this crate that knows all cores.
 //!
 //! Order at start: lock → bind (not yet listening, so clients are refused, H-3) → layout → recover every
-//! shard on its own core → clear the pool → listen → port file. Nothing is served before every shard has
-//! recovered (I-91).
+//! shard on its own core → clear the pool → routers (`start`) → listen → port file. Nothing is served before
+//! every shard has recovered (I-91).
 
 use crate::auth::Keys;
 use crate::caps::{CapSettings, Caps};
 use crate::mesh::{self, Mesh};
 use crate::message::Message;
 use crate::service::Service;
+use crate::service::start::{self, Word};
 use crate::sockets::Sockets;
 use crate::sys;
 use crate::worker::{Stop, Worker};
@@ -21,6 +22,7 @@ use runelog_engine::disk::{Disk, Done, Io, Op, Tag};
 use runelog_engine::ids::SegmentId;
 use runelog_engine::layout::{FreshLayout, Layout, collect_garbage, open_layout};
 use runelog_engine::quota::Quota;
+use runelog_engine::router::RouterDef;
 use runelog_engine::shard::recover::{RecoveryReport, recover};
 use runelog_engine::shard::{Shard, ShardSettings};
 use std::collections::BTreeSet;
@@ -117,6 +119,8 @@ struct Recovered {
     report: RecoveryReport,
     features: String,
     took: Duration,
+    /// What shard 0 knows.
+    routers: Vec<RouterDef>,
 }
 
 /// Serves until SIGTERM or SIGINT. Must be called on the main thread, before others are started, so
@@ -137,6 +141,7 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     let stop = Arc::new(Stop::default());
     let caps = Arc::new(Caps::new(&options.caps, options.keys.count()));
     let quota = Arc::new(Quota::new(options.max_topics, options.max_total_bytes));
+    let max_routers = options.caps.max_routers;
     let meshes =
         mesh::connect::<Message>(usize::from(layout.shards)).map_err(|error| failed("mesh", error))?;
     let (report_to, reports) = mpsc::channel();
@@ -171,11 +176,13 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     drop(report_to);
 
     let mut referenced = BTreeSet::new();
+    let mut routers = Vec::new();
     for _ in 0..cores.len() {
         let recovered =
             reports.recv().map_err(|_| ServerError("a core ended while it recovered".into()))??;
         announce(&recovered);
         referenced.extend(recovered.segments);
+        routers.extend(recovered.routers);
     }
     let io = Io::default();
     let collected = block_on(&io, &mut disk, collect_garbage(&io, &layout, &referenced));
@@ -189,13 +196,16 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     }
     collected.notes.iter().for_each(|note| tracing::warn!("{note}"));
     drop(disk);
+    let words: Vec<mpsc::Sender<Word>> = cores.iter().map(|(_, go)| go.clone()).collect();
+    let routers = start::join(&words, layout.directory, routers, max_routers);
+    let routers = routers.map_err(|error| failed("routers", error))?;
 
     let mut bound = Vec::new();
     for socket in &sockets {
         bound.push(sys::listen(socket).map_err(|error| failed("listen", error))?);
     }
     for address in &bound {
-        tracing::info!(%address, shards = layout.shards, topics = quota.topics(), "serving");
+        tracing::info!(%address, shards = layout.shards, topics = quota.topics(), routers, "serving");
     }
     if let Some(path) = &options.port_file {
         write_port_file(path, bound[0]).map_err(|error| failed(path.display(), error))?;
@@ -203,7 +213,7 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     let mut sockets = Some(sockets);
     for (_, go) in &cores {
         // The first core accepts for all.
-        let _ = go.send(sockets.take().unwrap_or_default());
+        let _ = go.send(Word::Serve(sockets.take().unwrap_or_default()));
     }
 
     let signal = sys::wait_for_stop_signal();
@@ -316,7 +326,7 @@ struct CoreStart {
     stop: Arc<Stop>,
     origin: Instant,
     report_to: mpsc::Sender<Result<Recovered, ServerError>>,
-    go: mpsc::Receiver<Vec<OwnedFd>>,
+    go: mpsc::Receiver<Word>,
 }
 
 impl CoreStart {
@@ -327,7 +337,7 @@ impl CoreStart {
         let core = self.core;
         let report_to = self.report_to.clone();
         let go = self.recover();
-        let (worker, go) = match go {
+        let (mut worker, go) = match go {
             Ok((worker, recovered, go)) => {
                 let _ = report_to.send(Ok(recovered));
                 (worker, go)
@@ -338,13 +348,19 @@ impl CoreStart {
             }
         };
         drop(report_to);
-        let Ok(listeners) = go.recv() else { return };
-        tracing::debug!(core, "serving");
-        Worker { listeners, ..worker }.run();
+        while let Ok(word) = go.recv() {
+            match word {
+                Word::Serve(listeners) => {
+                    tracing::debug!(core, "serving");
+                    return Worker { listeners, ..worker }.run();
+                }
+                word => worker.prepare(word),
+            }
+        }
     }
 
     #[allow(clippy::type_complexity)]
-    fn recover(mut self) -> Result<(Worker, Recovered, mpsc::Receiver<Vec<OwnedFd>>), ServerError> {
+    fn recover(mut self) -> Result<(Worker, Recovered, mpsc::Receiver<Word>), ServerError> {
         let began = Instant::now();
         let name = |error| failed(format!("core {}", self.core), error);
         let mut ring = Ring::new(RING_ENTRIES).map_err(name)?;
@@ -368,6 +384,7 @@ impl CoreStart {
             report,
             features: disk.features().to_string(),
             took: began.elapsed(),
+            routers: shard.routers().cloned().collect(),
         };
         let service = Service::new(self.core, shard, self.mesh, self.caps, steady_ms);
         let worker = Worker {

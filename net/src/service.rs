@@ -6,9 +6,14 @@
 //! Waiting never blocks: an answer that must wait is put down with the block it waits for; an operation
 //! that must be asked again is put down whole. Both are bounded.
 
+mod pump;
 mod queue;
+mod router_ops;
+mod routers;
 mod run;
 mod sessions;
+mod settle;
+pub(crate) mod start;
 mod tasks;
 mod watch;
 mod work;
@@ -22,9 +27,13 @@ use crate::limits::{BUSY_MAX, BUSY_MS_MAX, MESH_PER_TURN_MAX, POLLS_MAX};
 use crate::mesh::Mesh;
 use crate::message::{Answer, AppendAnswer, AppendOp, Caller, DiffOp, Message, Op, Origin};
 use crate::metrics::CoreCounters;
+use crate::routers::message::RegistryOp;
 use crate::timers::{TimerId, Wheel};
 use ahash::AHashMap;
+pub(crate) use pump::PumpStats;
 use queue::Queues;
+pub(crate) use routers::REGISTRY_CORE;
+use routers::Routing;
 use runelog_engine::config::Class;
 use runelog_engine::error::{EngineError, No};
 use runelog_engine::ids::Millis;
@@ -89,6 +98,8 @@ enum Ran {
     Poll(Box<DiffOp>, EmptyRead),
     /// It spans cores: this goes on with it and answers in the end ([`Service::answer`]).
     Task(Begin),
+    /// Run it once what is on its way to its topic has arrived.
+    Settle(Op),
 }
 
 /// See the module's text.
@@ -132,6 +143,7 @@ pub(crate) struct Service {
     watchers: Watchers,
     /// What streams of this core are told; the worker takes it every turn.
     pub(crate) feeds: VecDeque<Feed>,
+    routing: Routing,
     loaded: Vec<(LoadId, Result<(), String>)>,
 }
 
@@ -182,6 +194,7 @@ impl Service {
             sessions: Sessions::new(steady_ms),
             watchers: Watchers::new(cores),
             feeds: VecDeque::new(),
+            routing: Routing::new(steady_ms),
             loaded: Vec::new(),
         }
     }
@@ -273,6 +286,9 @@ impl Service {
             return Err(self.forward(caller, owner, Op::Diff(boxed(request))));
         }
         let origin = Origin { core: self.core, caller };
+        if self.is_behind(topic) {
+            return Err(self.put_down(origin, Ran::Settle(Op::Diff(boxed(request)))));
+        }
         let start = out.len();
         match diff::render(&mut self.shard, topic, &request, self.now, out) {
             Ok(outcome) => {
@@ -299,7 +315,15 @@ impl Service {
 
     /// Runs an operation on behalf of a local connection, here or at its owner.
     pub(crate) fn operate(&mut self, caller: Caller, topic: &str, op: Op) -> Handled {
-        let owner = self.owner(topic);
+        self.operate_at(caller, self.owner(topic), op)
+    }
+
+    /// Runs a request about routers, or one that may take routers with it.
+    pub(crate) fn operate_registry(&mut self, caller: Caller, op: RegistryOp) -> Handled {
+        self.operate_at(caller, REGISTRY_CORE, Op::Registry(Box::new(op)))
+    }
+
+    fn operate_at(&mut self, caller: Caller, owner: usize, op: Op) -> Handled {
         match owner == self.core {
             true => {
                 let ran = self.run(op);
@@ -338,6 +362,8 @@ impl Service {
     /// An answer leaves now or is held until its block is committed.
     fn finish(&mut self, origin: Origin, answer: Answer, wait: Wait) -> Handled {
         if wait <= self.shard.committed() {
+            // What is answered at once may have been published at once.
+            self.note_published();
             return self.deliver(origin, answer);
         }
         if let Some(error) = self.shard.halted() {
@@ -394,10 +420,13 @@ impl Service {
     /// What a stream of `core` tells this core. Watchers and work streams have tokens of one kind.
     fn on_watch(&mut self, core: usize, command: WatchCommand) {
         match command {
-            WatchCommand::Work(open) => return self.open_work(core, *open),
+            WatchCommand::Work(open) => {
+                self.hurry_copies(&open.request.topic);
+                return self.open_work(core, *open);
+            }
             WatchCommand::Credit(ref credits) => self.works.credit(core, credits),
             WatchCommand::Close(ref tokens) => self.close_works(core, tokens),
-            WatchCommand::Open(_) => {}
+            WatchCommand::Open(ref open) => self.hurry_copies(&open.topic),
         }
         self.watchers.command(core, command, &self.shard);
     }
@@ -464,13 +493,19 @@ impl Service {
                 begin(self, origin);
                 Handled::Later
             }
+            Ran::Settle(op) => {
+                self.settle_first(origin, op);
+                Handled::Later
+            }
             Ran::Poll(op, read) => {
                 if self.polls.len() >= POLLS_MAX {
                     return self.deliver(origin, Answer::Fault(Box::new(Fault::throttled()), None));
                 }
                 let id = self.next_poll;
                 self.next_poll += 1;
-                let timer = self.wheel.insert(self.steady_ms + u64::from(op.request.wait_ms), id);
+                let until_ms = self.steady_ms + u64::from(op.request.wait_ms);
+                let timer = self.wheel.insert(until_ms, id);
+                self.be_eager(&op.topic, until_ms);
                 self.waiters.entry(read.topic).or_default().push(id);
                 self.polls.insert(id, Poll { origin, op, read, timer });
                 Handled::Later
@@ -478,12 +513,14 @@ impl Service {
         }
     }
 
-    /// Takes what other cores sent.
-    pub(crate) fn receive(&mut self) {
+    /// Takes what other cores sent. Returns whether a client's request was among it.
+    pub(crate) fn receive(&mut self) -> bool {
+        let mut requested = false;
         for _ in 0..MESH_PER_TURN_MAX {
             let Some((core, message)) = self.mesh.receive() else { break };
             match message {
                 Message::Request { caller, op } => {
+                    requested |= matches!(caller, Caller::Request { .. });
                     let ran = self.run(op);
                     self.put_down(Origin { core, caller }, ran);
                 }
@@ -493,6 +530,7 @@ impl Service {
                 Message::Feed(feed) => self.feeds.push_back(feed),
             }
         }
+        requested
     }
 
     /// Hands a connection to another core; gives it back if that core takes no more.
@@ -515,8 +553,14 @@ impl Service {
     }
 
     /// One turn: the shard's, then everything that it set free.
-    pub(crate) fn turn(&mut self, steady_us: u64) {
+    /// `is_idle`: nothing else was there to do.
+    pub(crate) fn turn(&mut self, steady_us: u64, is_idle: bool) {
+        // Before the shard's turn, which sends what they put into the log.
+        self.run_tasks();
+        self.hurry_watched();
+        self.turn_pumps(steady_us, is_idle);
         self.shard.turn(self.now, steady_us);
+        self.note_published();
         self.release();
         self.wake_polls();
         self.expire_polls(self.steady_ms);
@@ -525,7 +569,6 @@ impl Service {
         self.reclaim_sessions();
         self.end_windows();
         self.run_works();
-        self.run_tasks();
         self.feed_watchers();
         while let Some((core, message)) = self.outbox.pop_front() {
             if let Err(message) = self.mesh.try_send(core, message) {
@@ -562,8 +605,6 @@ impl Service {
     /// Runs long-polls again whose topic got records (D-21).
     fn wake_polls(&mut self) {
         let mut published = std::mem::take(&mut self.published);
-        published.clear();
-        self.shard.take_published(&mut published);
         self.watchers.published(&published);
         self.works.published(&published);
         if !self.waiters.is_empty() {
@@ -573,12 +614,20 @@ impl Service {
                 }
             }
         }
+        published.clear();
+        // What the woken ones made.
+        published.append(&mut self.published);
         self.published = published;
     }
 
     fn wake_poll(&mut self, id: u64) {
         let Some(poll) = self.polls.remove(&id) else { return };
-        let Poll { origin, op, read: first, timer } = poll;
+        let Poll { origin, mut op, read: first, timer } = poll;
+        if self.is_behind(&op.topic) {
+            op.request.wait_ms = 0;
+            self.wheel.cancel(timer);
+            return self.later(origin, Ran::Settle(Op::Diff(op)));
+        }
         let mut ran = self.run_diff(op);
         match ran {
             // The news were those that the first read had seen already: `ephemeral` records are
@@ -619,12 +668,13 @@ impl Service {
         let mut loaded = std::mem::take(&mut self.loaded);
         self.shard.take_loaded(&mut loaded);
         for (id, result) in loaded.drain(..) {
-            if self.watchers.loaded(id, &result) {
+            if self.watchers.loaded(id, &result) || self.pump_loaded(id, &result) {
                 continue;
             }
             let Some((origin, op)) = self.loading.remove(&id) else { continue };
             let ran = match result {
-                Ok(()) => self.run(op),
+                // Its topic was settled when it was run first.
+                Ok(()) => self.run_here(op),
                 Err(why) => {
                     self.abandon(&op);
                     let fault = Box::new(fault_of(&EngineError::Unreadable(why), ""));
@@ -641,7 +691,7 @@ impl Service {
         // Each once a turn and in order: one that a delete holds up must not hold that delete up.
         for _ in 0..self.busy.len() {
             let Some(Waiting { origin, op, since_ms }) = self.busy.pop_front() else { break };
-            let op = match self.run(op) {
+            let op = match self.run_here(op) {
                 Ran::More(op) => {
                     self.step_again = true;
                     self.busy.push_back(Waiting { origin, op, since_ms });
@@ -693,6 +743,7 @@ impl Service {
             || !self.loading.is_empty()
             || self.tasks.is_waiting()
             || self.watchers.is_waiting()
+            || self.routing.settles.is_waiting()
             || self.shard.log.is_busy()
     }
 
@@ -704,13 +755,15 @@ impl Service {
             || self.watchers.has_work()
             || self.works.has_work()
             || !self.feeds.is_empty()
+            || self.routing.pumps.has_work()
             || self.shard.is_runnable()
     }
 
-    /// When the next long-poll ends.
+    /// When the next long-poll ends, or copies are due.
     pub(crate) fn next_wake_ms(&self) -> Option<u64> {
         let wakes = [self.wheel.next_wake_ms(), self.queues.next_wake_ms(), self.works.next_wake_ms()];
-        wakes.into_iter().flatten().min()
+        let pumps = self.routing.pumps.next_wake_ms(self.steady_ms);
+        wakes.into_iter().flatten().chain(pumps).min()
     }
 
     /// Whether no request is in progress here.

@@ -70,6 +70,10 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
     /// The keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
         let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());

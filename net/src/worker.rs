@@ -16,6 +16,7 @@ use crate::http::response::DateCache;
 use crate::limits::{H2_PING_EVERY_MS, OUTPUT_BACKLOG_BYTES_MAX};
 use crate::mesh;
 use crate::service::Service;
+use crate::service::start::{Linked, Word};
 use crate::sockets::{self, ConnId, Event, ListenerId, RecvBuf, Sockets};
 use crate::streams::{Ending, Host, Hosts, StreamNews, Streams};
 use crate::sys::wall_clock_ms;
@@ -23,6 +24,9 @@ use crate::timers::Wheel;
 use runelog_engine::disk::ring::{OWNER_DISK, Ring};
 use runelog_engine::disk::uring::UringDisk;
 use runelog_engine::disk::{Done, Op, Tag};
+use runelog_engine::error::No;
+use runelog_engine::ids::Seq;
+use runelog_engine::router::RouterDef;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -86,6 +90,54 @@ impl Worker {
         self.origin.elapsed().as_micros() as u64
     }
 
+    /// Answers the first thread before there is anything to serve.
+    pub(crate) fn prepare(&mut self, word: Word) {
+        match word {
+            Word::Look(stored, reply) => _ = reply.send(self.service.look_at_routers(&stored)),
+            Word::Link(alive, reply) => _ = reply.send(self.link_routers(&alive)),
+            Word::Routers(routes, max) => self.service.begin_routers(&routes, max),
+            Word::Serve(_) => unreachable!("that is what this prepares for"),
+        }
+    }
+
+    /// Puts the places of routers right and makes that durable.
+    fn link_routers(&mut self, alive: &[(RouterDef, Seq)]) -> Result<Vec<Linked>, String> {
+        let (mut outgoing, mut done) = (Vec::new(), Vec::new());
+        let mut linked = None;
+        loop {
+            let steady_us = self.steady_us();
+            match &linked {
+                // A log that has just started may need a moment for its first file.
+                None => match self.service.link_routers(alive) {
+                    Ok(result) => linked = Some(result),
+                    Err(No::Refused(error, _)) => return Err(format!("{error:?}")),
+                    Err(No::Busy | No::Load(_)) => {}
+                },
+                Some((_, wait)) if *wait <= self.service.shard.committed() => break,
+                Some(_) => {}
+            }
+            if let Some(error) = self.service.shard.halted() {
+                return Err(format!("{error:?}"));
+            }
+            self.service.shard.turn(wall_clock_ms(), steady_us);
+            for chunk in self.service.shard.take_fresh_chunks() {
+                self.disk.register_chunk(&self.ring, &chunk);
+            }
+            self.service.shard.io().take_outgoing(&mut outgoing);
+            outgoing.drain(..).for_each(|(tag, op)| self.disk.submit(&mut self.ring, tag, op));
+            self.ring.enter(Some(Duration::from_millis(1)));
+            while let Some(cqe) = self.ring.next_completion() {
+                match cqe.owner() {
+                    OWNER_DISK => self.disk.on_completion(&mut self.ring, cqe, &mut done),
+                    mesh::OWNER => self.service.mesh.on_completion(&mut self.ring, cqe),
+                    other => unreachable!("nobody owns completions of {other} yet"),
+                }
+            }
+            done.drain(..).for_each(|done| self.service.shard.on_done(done, steady_us));
+        }
+        Ok(linked.map(|(linked, _)| linked).unwrap_or_default())
+    }
+
     /// Serves until the stop is complete.
     pub(crate) fn run(mut self) {
         let mut running = Running {
@@ -135,14 +187,15 @@ impl Worker {
             // First of all: everything in this turn goes by its clocks.
             self.service.set_clocks(now, steady_ms);
             running.streams.set_clock(steady_ms);
+            let is_idle = running.events.is_empty();
             self.take_events(&mut running);
-            self.service.receive();
+            let received = self.service.receive();
             for fd in std::mem::take(&mut self.service.adopted) {
                 self.adopt(fd, &mut running);
             }
             self.service.counters.connections = self.sockets.connections() as u64;
             self.service.counters.polls = self.service.poll_count() as u64;
-            self.service.turn(steady_us);
+            self.service.turn(steady_us, is_idle && !received);
             self.take_answers(&mut running);
             self.run_streams(&mut running);
             self.expire(&mut running);
@@ -168,9 +221,12 @@ impl Worker {
                     drained = true;
                     self.stop.drained.fetch_add(1, Ordering::SeqCst);
                 }
+                self.service.drain_routers();
                 if drained
                     && ending.is_none()
                     && self.stop.drained.load(Ordering::SeqCst) == self.service.cores()
+                    // Nobody writes any more: what is still on its way comes to an end.
+                    && (over || self.service.routers_are_quiet())
                 {
                     ending = Some(steady_ms);
                     self.service.shard.begin_stop();

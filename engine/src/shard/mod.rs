@@ -444,6 +444,12 @@ impl Shard {
         self.topics[slot as usize].as_mut().expect("a used slot")
     }
 
+    /// A topic as it shows, without retention and without a trace.
+    pub fn peek(&self, topic: TopicRef) -> Option<TopicView<'_>> {
+        let found = self.topics.get(topic.slot as usize)?.as_ref()?;
+        (found.id == topic.id).then(|| view(found))
+    }
+
     /// Topics of this shard.
     pub fn topic_count(&self) -> usize {
         self.names.len()

@@ -201,6 +201,19 @@ impl Shard {
         Ok(self.link(router).expect("just moved"))
     }
 
+    /// Makes the place where a router stands durable, also if no copies say it: before its options change
+    /// what it passes over.
+    pub fn log_position(&mut self, router: RouterId) -> Result<Wait, No> {
+        let held = self.links.held.get(&router).ok_or(EngineError::LinkMissing)?;
+        let state = held.ordered;
+        let slot = self.slot_of_link(&state)?;
+        self.may_write(SMALL_ENTRY_ROOM)?;
+        self.log_link(&state, true, true);
+        let block = self.log.entry_block();
+        self.order_link(slot, state, block, true);
+        Ok(Wait(block))
+    }
+
     /// Whether a position that moves without copies is logged now. If the log takes nothing, later.
     pub(super) fn logs_position(&mut self, logged: Seq, position: Seq) -> bool {
         position.saturating_sub(logged) >= POSITION_UNLOGGED_MAX && self.may_write(SMALL_ENTRY_ROOM).is_ok()

@@ -99,7 +99,7 @@ impl Exchange {
             Answer::ListPart(_) | Answer::ReportPart(_) | Answer::Resolved(_) | Answer::Session(_) => {
                 unreachable!("a part of nothing")
             }
-            Answer::Queue | Answer::Claims(_) | Answer::DeadLetter(_) => {
+            Answer::Queue | Answer::Claims(_) | Answer::DeadLetter(_) | Answer::Router(_) => {
                 unreachable!("only the service asks for these")
             }
         }

@@ -82,13 +82,25 @@ pub(crate) fn render_entry(out: &mut Vec<u8>, view: &TopicView<'_>, now: Millis)
     out.push(b'}');
 }
 
-/// `DELETE` of a topic (TD-1, TD-2). There are no routers that could go with it.
-pub(crate) fn render_drop(out: &mut Vec<u8>, topic: &str, deleted: bool) {
+/// `DELETE` of a topic (TD-1, TD-2), with the routers that went with it.
+pub(crate) fn render_drop<'a>(
+    out: &mut Vec<u8>,
+    topic: &str,
+    deleted: bool,
+    routers: impl Iterator<Item = &'a str>,
+) {
     out.extend_from_slice(b"{\"topic\":");
     write_str(out, topic);
     out.extend_from_slice(b",\"deleted\":");
     write_bool(out, deleted);
-    out.extend_from_slice(b",\"routers_removed\":[]");
+    out.extend_from_slice(b",\"routers_removed\":[");
+    for (index, router) in routers.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_str(out, router);
+    }
+    out.push(b']');
 }
 
 /// The answer to a record deletion.
@@ -172,7 +184,7 @@ pub(crate) fn class_name(class: Class) -> &'static str {
 }
 
 /// PR-1.
-fn effective_priority(view: &TopicView<'_>, now: Millis) -> i64 {
+pub(crate) fn effective_priority(view: &TopicView<'_>, now: Millis) -> i64 {
     if let Some(priority) = view.config.priority {
         return i64::from(priority).clamp(-1000, 1000);
     }

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod control;
+pub(crate) mod copy_meta;
 pub mod fault;
 mod lanes;
 pub(crate) mod meta;

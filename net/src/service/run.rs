@@ -4,6 +4,7 @@ use super::{Ran, Service, append_answer, empty_read, refused, waits};
 use crate::handlers::{diff, fault_of, topics};
 use crate::message::{Answer, AppendOp, DeleteOp, DiffOp, ListEntry, Op};
 use crate::metrics::ShardReport;
+use crate::routers::message::RouterAnswer;
 use runelog_engine::error::{EngineError, No};
 use runelog_engine::event::Batch;
 use runelog_engine::shard::AppendRequest;
@@ -11,8 +12,8 @@ use runelog_engine::wal::Wait;
 use std::time::Instant;
 
 impl Service {
-    /// Runs an operation on this core's shard.
-    pub(super) fn run(&mut self, op: Op) -> Ran {
+    /// Runs an operation on this core's shard as it is.
+    pub(super) fn run_here(&mut self, op: Op) -> Ran {
         let now = self.now;
         match op {
             Op::Append(op) => self.run_append(op),
@@ -58,9 +59,7 @@ impl Service {
                             self.watchers.dropped(instance, wait);
                             self.works.touch(instance);
                         }
-                        let mut json = Vec::with_capacity(128);
-                        topics::render_drop(&mut json, &topic, deleted);
-                        Ran::Answer(Answer::Body { status: 200, json, scanned: None }, wait)
+                        Ran::Answer(Answer::Router(RouterAnswer::Dropped(deleted)), wait)
                     }
                     Err(no) => refused(no, &topic.clone(), || Op::DropTopic { topic, if_empty }),
                 }
@@ -99,10 +98,12 @@ impl Service {
             Op::OpenSession { wid, access } => Ran::Answer(self.find_session(wid, &access), Wait::default()),
             Op::Report => {
                 self.shard.notice_queues(now);
-                let mesh = self.mesh.counters();
-                let report = ShardReport::take(&mut self.shard, &self.counters, mesh, &self.caps);
+                let (mesh, routers) = (self.mesh.counters(), self.routing.report());
+                let report = ShardReport::take(&mut self.shard, &self.counters, mesh, &self.caps, routers);
                 Ran::Answer(Answer::ReportPart(Box::new(report)), Wait::default())
             }
+            Op::Registry(op) => self.run_registry(*op),
+            Op::Router(op) => self.run_router(op),
         }
     }
 

@@ -143,6 +143,11 @@ impl Watchers {
         !self.later.is_empty() || !self.held.is_empty() || !self.loading.is_empty()
     }
 
+    /// Names of the topics that somebody watches.
+    pub(super) fn topics(&self) -> impl Iterator<Item = &str> {
+        self.topics.values().map(|watched| &*watched.name)
+    }
+
     /// A stream of `core` wants something.
     pub(super) fn command(&mut self, core: usize, command: WatchCommand, shard: &Shard) {
         match command {
