@@ -112,6 +112,11 @@ fn streams_take_a_place_until_they_end() {
         client.call_as("k", "PUT", &format!("/v0/topics/{topic}"), "");
         three_of_all_two_of_a_key(&server, ["k", "l", "m"].map(|key| session(&mut client, key, &topic)));
     }
+    for queue in server.names("queue") {
+        client.call_as("k", "PUT", &format!("/v0/topics/{queue}"), r#"{"type":"queue"}"#);
+        let target = |node| format!("/v0/topics/{queue}/work?node={node}");
+        three_of_all_two_of_a_key(&server, ["k", "l", "m"].map(target));
+    }
     until(0, "L-4: all ended", || streams(&server));
 }
 
