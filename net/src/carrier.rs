@@ -6,6 +6,7 @@ use crate::h2::{H2, PREFACE};
 use crate::message::Answer;
 use crate::service::Service;
 use crate::streams::Ending;
+use crate::ws::Socket;
 
 /// A connection. HTTP/1.1 lies here as it is: it is the usual one.
 #[allow(clippy::large_enum_variant, reason = "the usual one is not behind a pointer")]
@@ -16,6 +17,8 @@ pub(crate) enum Carrier {
     H1(Conn),
     /// HTTP/2.
     H2(Box<H2>),
+    /// A WebSocket, which was HTTP/1.1 before.
+    Ws(Box<Socket>),
 }
 
 /// Bytes that may become the preface of HTTP/2.
@@ -51,8 +54,12 @@ impl Carrier {
         shared: &mut Shared,
     ) -> Next {
         match self {
-            Carrier::H1(conn) => conn.receive(id, bytes, out, service, shared),
+            Carrier::H1(conn) => match conn.receive(id, bytes, out, service, shared) {
+                Next::Upgrade => self.upgrade(id, out, service, shared),
+                next => next,
+            },
             Carrier::H2(conn) => conn.receive(id, bytes, out, service, shared),
+            Carrier::Ws(conn) => conn.receive(id, bytes, out, service, shared),
             Carrier::New(_) => self.receive_first(id, bytes, out, service, shared),
         }
     }
@@ -86,6 +93,20 @@ impl Carrier {
         self.receive(id, first, out, service, shared)
     }
 
+    #[cold]
+    fn upgrade(&mut self, id: u64, out: &mut Vec<u8>, service: &mut Service, shared: &mut Shared) -> Next {
+        let Carrier::H1(conn) = self else { unreachable!("it told so") };
+        let (upgrade, rest) = conn.take_upgrade();
+        let (paused, finished) = (conn.paused, conn.peer_finished);
+        let mut socket = Socket::new(id, upgrade, shared);
+        socket.paused = paused;
+        if finished {
+            socket.peer_finished();
+        }
+        *self = Carrier::Ws(Box::new(socket));
+        self.receive(id, &rest, out, service, shared)
+    }
+
     /// Goes on after an answer, or when there is room for more output.
     pub(crate) fn resume(
         &mut self,
@@ -95,8 +116,12 @@ impl Carrier {
         shared: &mut Shared,
     ) -> Next {
         match self {
-            Carrier::H1(conn) => conn.resume(id, out, service, shared),
+            Carrier::H1(conn) => match conn.resume(id, out, service, shared) {
+                Next::Upgrade => self.upgrade(id, out, service, shared),
+                next => next,
+            },
             Carrier::H2(conn) => conn.resume(id, out, service, shared),
+            Carrier::Ws(conn) => conn.resume(id, out, service, shared),
             Carrier::New(_) => Next::Wait,
         }
     }
@@ -104,6 +129,7 @@ impl Carrier {
     /// An answer came for a request; [`Carrier::resume`] follows.
     pub(crate) fn on_answer(
         &mut self,
+        id: u64,
         stream: u32,
         answer: Answer,
         out: &mut Vec<u8>,
@@ -113,13 +139,18 @@ impl Carrier {
         match self {
             Carrier::H1(conn) => conn.on_answer(answer, out, service, shared),
             Carrier::H2(conn) => conn.on_answer(stream, answer, service, shared),
+            Carrier::Ws(conn) => conn.on_answer(id, answer, out, service, shared),
             Carrier::New(_) => {}
         }
     }
 
     /// Whether nothing can go on before an answer.
     pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self, Carrier::H1(conn) if conn.is_waiting())
+        match self {
+            Carrier::H1(conn) => conn.is_waiting(),
+            Carrier::Ws(conn) => conn.is_waiting(),
+            Carrier::H2(_) | Carrier::New(_) => false,
+        }
     }
 
     /// The client sends nothing more; [`Carrier::resume`] follows.
@@ -127,6 +158,7 @@ impl Carrier {
         match self {
             Carrier::H1(conn) => conn.peer_finished = true,
             Carrier::H2(conn) => conn.peer_finished(),
+            Carrier::Ws(conn) => conn.peer_finished(),
             Carrier::New(new) => new.peer_finished = true,
         }
     }
@@ -136,6 +168,7 @@ impl Carrier {
         match self {
             Carrier::H1(conn) => conn.wants_close(),
             Carrier::H2(conn) => conn.wants_close(),
+            Carrier::Ws(conn) => conn.wants_close(),
             Carrier::New(new) => new.peer_finished,
         }
     }
@@ -145,6 +178,7 @@ impl Carrier {
         match self {
             Carrier::H1(conn) => conn.kept_bytes(),
             Carrier::H2(conn) => conn.kept_bytes(),
+            Carrier::Ws(conn) => conn.kept_bytes(),
             Carrier::New(new) => new.kept.len(),
         }
     }
@@ -154,6 +188,7 @@ impl Carrier {
         let known = match self {
             Carrier::H1(conn) => &mut conn.paused,
             Carrier::H2(conn) => &mut conn.paused,
+            Carrier::Ws(conn) => &mut conn.paused,
             Carrier::New(_) => return false,
         };
         std::mem::replace(known, paused) != paused
@@ -164,6 +199,7 @@ impl Carrier {
         match self {
             Carrier::H1(conn) => conn.deadline_ms,
             Carrier::H2(conn) => conn.deadline_ms(),
+            Carrier::Ws(_) => u64::MAX, // WS-9: a client may take its time
             Carrier::New(new) => new.since_ms + crate::conn::HEAD_MS,
         }
     }
@@ -180,6 +216,7 @@ impl Carrier {
                 true => Due::Resume,
                 false => Due::Close,
             },
+            Carrier::Ws(_) => Due::Stays,
             Carrier::New(_) if over => Due::Close,
             Carrier::New(_) => Due::Stays,
         }
@@ -194,6 +231,7 @@ impl Carrier {
                 conn.begin_stop();
                 false
             }
+            Carrier::Ws(_) => false, // its stream tells it
             Carrier::New(_) => true,
         }
     }
@@ -201,6 +239,16 @@ impl Carrier {
     /// Whether all that its output is for is one stream.
     pub(crate) fn is_streaming(&self) -> bool {
         matches!(self, Carrier::H1(conn) if conn.is_streaming())
+    }
+
+    /// Whether it carries a stream beside the answers to commands.
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self, Carrier::Ws(_))
+    }
+
+    /// Whether what streams write is framed only when it goes on.
+    pub(crate) fn gathers(&self) -> bool {
+        matches!(self, Carrier::H2(_))
     }
 
     /// Whether the client has finished sending in the middle of a stream: whoever reads one and will never
@@ -214,6 +262,7 @@ impl Carrier {
         match self {
             Carrier::H1(conn) => conn.write_stream(bytes, out),
             Carrier::H2(conn) => conn.write_stream(stream, bytes),
+            Carrier::Ws(conn) => conn.write_stream(bytes, out),
             Carrier::New(_) => {}
         }
     }
@@ -232,6 +281,7 @@ impl Carrier {
         match self {
             Carrier::H1(conn) => conn.end_stream(ending, out, shared),
             Carrier::H2(conn) => conn.end_stream(stream),
+            Carrier::Ws(conn) => conn.end_stream(),
             Carrier::New(_) => {}
         }
     }
@@ -241,6 +291,7 @@ impl Carrier {
         match self {
             Carrier::H1(conn) if conn.is_streaming() => vec![0],
             Carrier::H2(conn) => conn.streaming(),
+            Carrier::Ws(_) => vec![0],
             _ => Vec::new(),
         }
     }
@@ -250,6 +301,7 @@ impl Carrier {
         match self {
             Carrier::H1(conn) => conn.give_back(shared),
             Carrier::H2(conn) => conn.give_back(shared),
+            Carrier::Ws(conn) => conn.give_back(shared),
             Carrier::New(_) => {}
         }
     }

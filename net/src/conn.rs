@@ -15,6 +15,7 @@ use crate::limits::{BODIES_BYTES_MAX, OUTPUT_BACKLOG_BYTES_MAX};
 use crate::message::{Answer, Caller};
 use crate::service::Service;
 use crate::streams::Ending;
+use crate::ws::{self, Upgrade};
 
 /// A connection may be idle, or send a head, this long (T-10).
 pub(crate) const HEAD_MS: u64 = 60_000;
@@ -24,6 +25,9 @@ const BODY_BYTES_PER_MS: u64 = 16;
 const STALLED_MS: u64 = 60_000;
 /// Bytes of pipelined requests kept while one is in progress; then receiving pauses.
 pub(crate) const INPUT_PAUSE_BYTES: usize = 256 << 10;
+
+/// Where a connection becomes a WebSocket.
+const WEB_SOCKET_PATH: &[u8] = b"/v0/ws";
 
 /// What a core's connections share.
 pub(crate) struct Shared {
@@ -53,6 +57,8 @@ enum Phase {
     },
     /// A request is in progress.
     Waiting,
+    /// It was the last request: the connection is to become a WebSocket.
+    Upgraded(Box<Upgrade>),
     /// Its answer is a stream, which ends with the connection or [`Conn::end_stream`].
     Streaming,
     /// Nothing more is read.
@@ -71,6 +77,8 @@ pub(crate) enum Next {
     Wait,
     /// Close when everything is sent.
     Close,
+    /// The connection becomes a WebSocket: [`Conn::take_upgrade`].
+    Upgrade,
 }
 
 /// See the module's text.
@@ -194,6 +202,7 @@ impl Conn {
             let rest = &input[at..];
             match &mut self.phase {
                 Phase::Waiting | Phase::Streaming => return (at, Next::Wait),
+                Phase::Upgraded(_) => return (at, Next::Upgrade),
                 Phase::Closing => return (input.len(), Next::Close),
                 Phase::Head => {
                     if rest.is_empty() || out.len() > OUTPUT_BACKLOG_BYTES_MAX {
@@ -331,6 +340,10 @@ impl Conn {
                 return 0;
             }
         };
+        if head.path == WEB_SOCKET_PATH && !takes_body {
+            self.upgrade(head, head_bytes, out, service, shared);
+            return 0;
+        }
         if !takes_body {
             if head.expect_continue {
                 self.persist = Persist::Close;
@@ -388,6 +401,42 @@ impl Conn {
         let mut sink = H1Sink::new(out, &shared.date, self.persist, self.version);
         let progress = self.exchange.handle(caller, head, body, &mut sink, service, &mut shared.edge);
         self.progressed(progress, shared);
+    }
+
+    /// Grants a WebSocket, or says why not (WS-1, WS-2).
+    fn upgrade(
+        &mut self,
+        head: &Head<'_>,
+        head_bytes: &[u8],
+        out: &mut Vec<u8>,
+        service: &mut Service,
+        shared: &Shared,
+    ) {
+        let start = out.len();
+        let granted = match head.body {
+            BodyFraming::None | BodyFraming::Length(0) => ws::accept(head_bytes, out, &shared.date),
+            _ => Err("a request for a WebSocket has no body".into()),
+        };
+        match granted.map_err(Fault::invalid_request).and_then(|()| self.exchange.upgrade(service)) {
+            Ok(upgrade) => self.phase = Phase::Upgraded(Box::new(upgrade)),
+            Err(fault) => {
+                out.truncate(start);
+                if head.expect_continue {
+                    self.persist = Persist::Close;
+                }
+                self.refuse(&fault, out, service, shared);
+                self.settle(shared);
+                self.skip_body(head);
+            }
+        }
+    }
+
+    /// After [`Next::Upgrade`]: what the WebSocket begins with, and the bytes that came behind its request.
+    pub(crate) fn take_upgrade(&mut self) -> (Upgrade, Vec<u8>) {
+        let Phase::Upgraded(upgrade) = std::mem::replace(&mut self.phase, Phase::Closing) else {
+            unreachable!("told so")
+        };
+        (*upgrade, self.input.split_off(self.input_at))
     }
 
     fn progressed(&mut self, progress: Progress, shared: &Shared) {

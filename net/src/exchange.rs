@@ -12,7 +12,7 @@ use crate::gate;
 use crate::http::cursor;
 use crate::http::json_out::write_u64;
 use crate::http::query;
-use crate::http::request::{Head, Method, is_json_media};
+use crate::http::request::{Head, Method, Version, is_json_media};
 use crate::http::response::JSON;
 use crate::json::BodyError;
 use crate::json::config::parse_config;
@@ -33,6 +33,7 @@ use crate::service::{Handled, Service};
 use crate::streams::session::Wid;
 use crate::streams::work::WorkRequest;
 use crate::streams::{Host, StreamNews};
+use crate::ws::Upgrade;
 use runelog_engine::limits::BATCH_RECORDS_MAX;
 use runelog_engine::shard::{AppendRequest, Named};
 use std::time::Instant;
@@ -146,6 +147,10 @@ impl Exchange {
         gate::permit(&access, head)?;
         self.access = access;
         let target = match route(head.method, head.path) {
+            // WS-1: the path of an upgrade, which HTTP/2 has not.
+            Routed::To(Route::WebSocket) if head.version == Version::V20 => {
+                return Err(Fault::method_not_allowed("GET, HEAD"));
+            }
             Routed::To(target) => target,
             Routed::NotFound => return Err(Fault::not_found()),
             Routed::MethodNotAllowed(allow) => return Err(Fault::method_not_allowed(allow)),
@@ -157,6 +162,14 @@ impl Exchange {
             self.topic.push_str(name);
         }
         Ok(target.takes_body())
+    }
+
+    /// The request makes its connection a WebSocket, if there may be one more (WS-2): what it may do then.
+    pub(crate) fn upgrade(&mut self, service: &mut Service) -> Result<Upgrade, Fault> {
+        let hold = service.caps.stream(&self.access)?;
+        self.in_flight = None; // L-6
+        service.counters.count_status(101);
+        Ok(Upgrade { access: self.access.clone(), hold })
     }
 
     /// Answers a request that goes no further.
@@ -404,6 +417,7 @@ impl Exchange {
                 service.open_work_stream(caller, request, access, opens);
                 Handled::Later
             }
+            Route::WebSocket => unreachable!("the connection that would become one sees to it"),
             Route::Metrics => {
                 let json = head
                     .accept

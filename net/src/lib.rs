@@ -31,5 +31,4 @@ mod streams;
 mod sys;
 pub mod timers;
 mod worker;
-#[allow(dead_code, unused_imports, reason = "no connection becomes a WebSocket yet")]
 mod ws;

@@ -95,6 +95,8 @@ pub const WS_FRAME_BYTES_MAX: usize = 16 << 20;
 pub const WS_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// What a WebSocket holds to read into while nothing comes.
 pub const WS_READ_BUFFER_BYTES: usize = 4 << 10;
+/// Subscriptions of one WebSocket at most: each may have some bytes on their way.
+pub const WS_SUBSCRIPTIONS_MAX: usize = 4096;
 
 const _: () = assert!(WS_MESSAGE_BYTES_MAX.is_multiple_of(WS_FRAME_BYTES_MAX));
 /// Items rendered for watchers in one turn of a core; the rest follow in the next.

@@ -35,6 +35,11 @@ impl CoreCounters {
     /// A refusal was written.
     pub(crate) fn count_fault(&mut self, fault: &Fault) {
         self.count_status(fault.status());
+        self.count_refusal(fault);
+    }
+
+    /// Something was refused that is not answered with a status.
+    pub(crate) fn count_refusal(&mut self, fault: &Fault) {
         self.refused[fault.code() as usize] += 1;
     }
 

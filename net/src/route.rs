@@ -3,8 +3,6 @@
 //! Not here: queries (`http::query`), what happens then (handlers).
 //! Always true: paths are compared as raw bytes (T-20), and a name is decoded only after its path
 //! matched (B-1), so `%2F` in a name is never a separator.
-//!
-//! Not served yet, hence unknown paths: ws.
 
 use crate::fault::Fault;
 use crate::http::percent;
@@ -92,6 +90,8 @@ pub enum Route<'a> {
     Ready,
     /// `GET /v0/metrics` (H-4)
     Metrics,
+    /// `GET /v0/ws`: the connection becomes a WebSocket (9)
+    WebSocket,
 }
 
 impl<'a> Route<'a> {
@@ -116,7 +116,8 @@ impl<'a> Route<'a> {
             | Route::OpenWatch(_)
             | Route::Health
             | Route::Ready
-            | Route::Metrics => None,
+            | Route::Metrics
+            | Route::WebSocket => None,
         }
     }
 
@@ -143,7 +144,8 @@ impl<'a> Route<'a> {
             | Route::ListRouters
             | Route::Health
             | Route::Ready
-            | Route::Metrics => false,
+            | Route::Metrics
+            | Route::WebSocket => false,
         }
     }
 }
@@ -169,6 +171,7 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
         b"/v0/health" | b"/healthz" => return read_only(Route::Health),
         b"/v0/ready" | b"/readyz" => return read_only(Route::Ready),
         b"/v0/metrics" => return read_only(Route::Metrics),
+        b"/v0/ws" => return read_only(Route::WebSocket),
         b"/v0/watch" if method == Method::Post => return Routed::To(Route::CreateWatch),
         b"/v0/watch" => return Routed::MethodNotAllowed("POST"),
         _ => {}
@@ -250,7 +253,7 @@ mod tests {
         let t = Segment(b"t");
         let read = |route| vec![(Method::Get, route), (Method::Head, route)];
         type Row<'a> = (&'a str, &'a [u8], Vec<(Method, Route<'a>)>, &'a str);
-        let table: [Row<'_>; 18] = [
+        let table: [Row<'_>; 19] = [
             // rule, path, what its methods mean, Allow
             ("T-15 3.3", b"/v0/topics", read(Route::ListTopics), "GET, HEAD"),
             ("T-15 7.3", b"/v0/routers", read(Route::ListRouters), "GET, HEAD"),
@@ -270,6 +273,7 @@ mod tests {
             ("T-15 H-2", b"/v0/ready", read(Route::Ready), "GET, HEAD"),
             ("T-15 H-2", b"/readyz", read(Route::Ready), "GET, HEAD"),
             ("T-15 H-4", b"/v0/metrics", read(Route::Metrics), "GET, HEAD"),
+            ("T-15 9", b"/v0/ws", read(Route::WebSocket), "GET, HEAD"),
             ("T-15 8.1", b"/v0/watch", vec![(Method::Post, Route::CreateWatch)], "POST"),
             ("T-15 8.2", b"/v0/watch/t", read(Route::OpenWatch(t)), "GET, HEAD"),
             ("T-15 5", b"/v0/topics/t/diff", vec![(Method::Post, Route::Diff(t))], "POST"),
@@ -306,7 +310,7 @@ mod tests {
 
     #[test]
     fn any_other_path_is_unknown_for_every_method() {
-        let table: [(&str, &[u8]); 30] = [
+        let table: [(&str, &[u8]); 29] = [
             ("T-20 case", b"/v0/Topics"),
             ("T-20 case", b"/V0/topics"),
             ("T-20 case", b"/v0/topics/t/Diff"),
@@ -336,7 +340,6 @@ mod tests {
             ("T-20 trailing slash", b"/v0/watch/w/"),
             ("T-20 trailing slash", b"/v0/routers/"),
             ("T-21", b"/v0/routers/r/x"),
-            ("T-21 not served yet", b"/v0/ws"),
         ];
         for (rule, path) in table {
             for method in METHODS {

@@ -14,6 +14,7 @@ mod run;
 mod sessions;
 mod settle;
 pub(crate) mod start;
+mod subscribe;
 mod tasks;
 mod watch;
 mod work;

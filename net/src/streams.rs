@@ -1,6 +1,7 @@
 //! Answers that never end by themselves: the event streams of a core's connections.
 //! Lives here: which streams there are, what they watch, their heartbeats, the credit they give back.
-//! By file: [`watch`] (the events of a session), [`session`], [`id_line`] (ids of events), [`work`] (jobs).
+//! By file: [`watch`] (the events of a session), [`session`], [`id_line`] (ids of events), [`work`] (jobs),
+//! [`socket`] (the subscriptions of a WebSocket).
 //! Not here: who publishes what (`service::watch`), framing and sockets ([`Hosts`]).
 //!
 //! A stream writes its blocks into memory that the core's streams share, and hands them at once to the
@@ -12,6 +13,7 @@
 
 pub(crate) mod id_line;
 pub(crate) mod session;
+mod socket;
 pub(crate) mod watch;
 pub(crate) mod work;
 
@@ -24,7 +26,10 @@ use crate::slab::{Key, Slab};
 use crate::timers::Wheel;
 use ahash::AHashMap;
 use session::OpenSession;
+pub(crate) use socket::SocketCommand;
+use socket::SocketStream;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use watch::{Next, WatchStream};
 use work::{WorkRequest, WorkStream};
 
@@ -72,12 +77,21 @@ pub(crate) enum Opening {
         /// Its place among all streams (L-4).
         hold: StreamHold,
     },
+    /// A WebSocket, without subscriptions at first.
+    Socket {
+        /// To be kept at their number.
+        subscriptions: Arc<AtomicUsize>,
+        /// Its place among all streams (WS-3).
+        hold: StreamHold,
+    },
 }
 
 /// What connections tell the streams of their core.
 pub(crate) enum StreamNews {
     /// The head is written: the stream begins.
     Opened(Box<Opening>),
+    /// A WebSocket wants other subscriptions.
+    Socket(SocketCommand),
     /// What was to be sent has become less.
     Drained,
     /// The client wants nothing more.
@@ -87,13 +101,18 @@ pub(crate) enum StreamNews {
 enum Kind {
     Watch(WatchStream),
     Work { stream: WorkStream, request: Option<WorkRequest> },
+    Socket(SocketStream),
 }
+
+/// The heartbeat of a stream that has none (WS-6).
+const NO_HEARTBEAT_MS: u64 = u64::MAX;
 
 impl Kind {
     fn start(&mut self, out: &mut Vec<u8>) -> Next {
         match self {
             Kind::Watch(watch) => watch.start(out),
             Kind::Work { stream, .. } => stream.start(out),
+            Kind::Socket(_) => Next::Wait,
         }
     }
 
@@ -101,6 +120,10 @@ impl Kind {
         match self {
             Kind::Watch(watch) => watch.on_item(place, item, out),
             Kind::Work { stream, .. } => stream.on_item(item, out),
+            Kind::Socket(socket) => {
+                socket.on_item(place, item, out);
+                Next::Wait
+            }
         }
     }
 
@@ -108,6 +131,7 @@ impl Kind {
         match self {
             Kind::Watch(watch) => watch.shutdown(out),
             Kind::Work { stream, .. } => stream.shutdown(out),
+            Kind::Socket(_) => SocketStream::shutdown(out),
         }
     }
 }
@@ -179,6 +203,7 @@ impl Streams {
     ) {
         match news {
             StreamNews::Opened(opening) => self.open(host, *opening, service, hosts),
+            StreamNews::Socket(command) => self.command(host, command, service),
             StreamNews::Drained => self.drained(host, hosts),
             StreamNews::Gone => self.close(host, service),
         }
@@ -194,6 +219,9 @@ impl Streams {
                 let stream = WorkStream::new(request.topic.clone());
                 (Kind::Work { stream, request: Some(request) }, WORK_HEARTBEAT_MS, hold)
             }
+            Opening::Socket { subscriptions, hold } => {
+                (Kind::Socket(SocketStream::new(subscriptions)), NO_HEARTBEAT_MS, hold)
+            }
         };
         self.scratch.clear();
         let next = kind.start(&mut self.scratch);
@@ -208,7 +236,9 @@ impl Streams {
             _hold: hold,
         });
         self.by_host.insert(host, key);
-        self.heartbeats.insert(self.steady_ms + heartbeat_ms, key);
+        if heartbeat_ms != NO_HEARTBEAT_MS {
+            self.heartbeats.insert(self.steady_ms + heartbeat_ms, key);
+        }
         self.go_on(key, next, service, hosts);
     }
 
@@ -228,7 +258,7 @@ impl Streams {
                 let request = request.take().expect("work is asked for once");
                 return self.ask_for_work(key, request, service);
             }
-            None => return,
+            Some(Kind::Socket(_)) | None => return,
         };
         let session = watch.session();
         let (topic, options) = (session.topics[place].name.clone(), session.options.clone());
@@ -264,6 +294,45 @@ impl Streams {
         self.streams.get_mut(stream).expect("it was just opened").subs.push(sub);
         let open = OpenWork { token: sub.to_bits(), request, window_bytes };
         service.watch(owner, WatchCommand::Work(Box::new(open)));
+    }
+
+    /// Does what a WebSocket wants. One that is gone, or stops, wants nothing.
+    fn command(&mut self, host: Host, command: SocketCommand, service: &mut Service) {
+        let Some(key) = self.by_host.get(&host).copied() else { return };
+        match command {
+            SocketCommand::Subscribe { topics, options } => {
+                for (topic, from_seq) in topics {
+                    self.unsubscribe(key, &topic, service); // WS-25
+                    let Some(socket) = self.socket(key) else { return };
+                    let place = socket.free_place();
+                    let window_bytes = window_bytes(socket.count() + 1);
+                    let sub =
+                        self.subscribe(key, place, &topic, from_seq, options.clone(), window_bytes, service);
+                    self.socket(key).expect("just seen").fill(place, topic, sub);
+                }
+            }
+            SocketCommand::Unsubscribe(topics) => {
+                for topic in topics {
+                    self.unsubscribe(key, &topic, service);
+                }
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, key: Key, topic: &str, service: &mut Service) {
+        let Some(sub) = self.socket(key).and_then(|socket| socket.remove(topic)) else { return };
+        let owner = self.subs.get(sub).map(|sub| sub.owner);
+        self.forget(sub);
+        if let Some(owner) = owner {
+            service.watch(owner, WatchCommand::Close(vec![sub.to_bits()]));
+        }
+    }
+
+    fn socket(&mut self, key: Key) -> Option<&mut SocketStream> {
+        match &mut self.streams.get_mut(key)?.kind {
+            Kind::Socket(socket) => Some(socket),
+            Kind::Watch(_) | Kind::Work { .. } => None,
+        }
     }
 
     /// Forgets a watcher that its owner has closed.

@@ -56,14 +56,24 @@ pub(crate) fn bind(address: &SocketAddr) -> io::Result<OwnedFd> {
     }
     // SAFETY: a new descriptor that nobody else owns.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let one: libc::c_int = 1;
-    // SAFETY: the option's value is a valid int of the given size.
-    let result = unsafe {
-        let value = (&raw const one).cast();
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, value, size_of::<libc::c_int>() as u32)
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
+    // Connections inherit the others: a WebSocket is never sent anything of our own accord (WS-6), so only
+    // the kernel finds out that its client is gone; after two minutes.
+    for (level, option, value) in [
+        (libc::SOL_SOCKET, libc::SO_REUSEADDR, 1),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 60),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 15),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4),
+    ] {
+        let value: libc::c_int = value;
+        // SAFETY: the option's value is a valid int of the given size.
+        let result = unsafe {
+            let value = (&raw const value).cast();
+            libc::setsockopt(fd, level, option, value, size_of::<libc::c_int>() as u32)
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     let result = match address {
         SocketAddr::V4(v4) => {

@@ -395,7 +395,14 @@ impl Worker {
     fn go_on(&mut self, id: ConnId, running: &mut Running) {
         let Running { conns, shared, streams, .. } = running;
         let Some(Some((found, conn))) = conns.get_mut(id.index()) else { return };
-        if *found != id || conn.is_waiting() {
+        if *found != id {
+            return;
+        }
+        if conn.is_socket() {
+            let host = Host { conn: id.to_bits(), stream: 0 };
+            shared.edge.news.push((host, StreamNews::Drained));
+        }
+        if conn.is_waiting() {
             return;
         }
         if conn.is_streaming() {
@@ -441,7 +448,7 @@ impl Worker {
             let Running { conns, shared, .. } = running;
             let found = conns.get_mut(id.index()).and_then(Option::as_mut).filter(|(found, _)| *found == id);
             let (Some((_, conn)), Some(out)) = (found, self.sockets.output(id)) else { continue };
-            conn.on_answer(stream, answer, out, &mut self.service, shared);
+            conn.on_answer(id.to_bits(), stream, answer, out, &mut self.service, shared);
             self.go_on(id, running);
         }
     }
@@ -534,8 +541,7 @@ impl Hosts for Carriers<'_> {
     fn write(&mut self, host: Host, bytes: &[u8]) {
         if let Some((conn, out)) = self.conn(host) {
             conn.write_stream(host.stream, bytes, out);
-            // One that carries several streams frames them when it goes on.
-            if !conn.is_streaming() {
+            if conn.gathers() {
                 self.move_on(host);
             }
         }

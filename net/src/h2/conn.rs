@@ -148,9 +148,6 @@ impl H2Conn {
                 Poll::Ready(Err(_)) => return self.end(),
                 Poll::Ready(Ok(mut connection)) => {
                     let pings = connection.ping_pong();
-                    if self.stopping {
-                        connection.graceful_shutdown();
-                    }
                     self.state = State::Open { connection: Box::new(connection), pings };
                 }
             }
@@ -169,7 +166,7 @@ impl H2Conn {
     fn accept(&mut self, request: http::Request<RecvStream>, mut send: SendResponse<Bytes>) {
         let number = send.stream_id().as_u32();
         let (parts, recv) = request.into_parts();
-        if self.unanswered >= H2_UNANSWERED_MAX {
+        if self.unanswered >= H2_UNANSWERED_MAX || self.stopping {
             send.send_reset(Reason::REFUSED_STREAM);
             return;
         }
@@ -332,7 +329,7 @@ impl H2Conn {
     }
 
     /// Streams that are not through.
-    #[allow(dead_code, reason = "nothing is streamed yet")]
+    #[cfg(test)]
     pub(crate) fn streams(&self) -> usize {
         self.streams.len()
     }
@@ -347,25 +344,26 @@ impl H2Conn {
         self.collected_bytes
     }
 
-    /// Takes no new streams, and ends with the last one; [`H2Conn::drive`] follows.
+    /// Takes no new streams: they are refused, which tells a client that it may ask elsewhere.
+    ///
+    /// The GOAWAY comes last, from [`H2Conn::end_if_idle`]: there are clients that take nothing more of
+    /// what is on its way once they have seen one.
     pub(crate) fn begin_stop(&mut self) {
         self.stopping = true;
-        match &mut self.state {
-            State::Open { connection, .. } => connection.graceful_shutdown(),
-            State::Handshaking(_) => self.end(),
-            State::Ended => {}
+        if matches!(self.state, State::Handshaking(_)) {
+            self.end();
         }
     }
 
-    /// Ends without waiting for the client to have heard of it, when nothing is in progress: requests that
-    /// it sends meanwhile are not taken, as the GOAWAY says. [`H2Conn::drive`] follows.
-    pub(crate) fn end_if_idle(&mut self) {
-        if let State::Open { connection, .. } = &mut self.state
-            && self.unanswered == 0
-            && self.streams.is_empty()
-        {
+    /// Ends when nothing is in progress, after [`H2Conn::begin_stop`]; true if [`H2Conn::drive`] is to
+    /// follow.
+    pub(crate) fn end_if_idle(&mut self) -> bool {
+        let State::Open { connection, .. } = &mut self.state else { return false };
+        let idle = self.unanswered == 0 && self.streams.is_empty() && !connection.has_streams();
+        if idle {
             connection.abrupt_shutdown(Reason::NO_ERROR);
         }
+        idle
     }
 
     /// When [`H2Conn::on_deadline`] is due.

@@ -73,7 +73,8 @@ impl H2 {
             self.conn.drive(out, shared.edge.steady_ms);
             self.count_bodies(service, shared);
             self.take_events(id, out.len(), service, shared);
-            if !self.conn.wants_drive() {
+            let ends = shared.stopping && self.conn.end_if_idle();
+            if !ends && !self.conn.wants_drive() {
                 break;
             }
         }
@@ -155,11 +156,10 @@ impl H2 {
         self.conn.on_deadline(steady_ms)
     }
 
-    /// SH-2: requests in progress are answered, further ones are for another server; [`H2::resume`]
+    /// SH-2: requests in progress are answered, further ones refused; [`H2::resume`]
     /// follows.
     pub(crate) fn begin_stop(&mut self) {
         self.conn.begin_stop();
-        self.conn.end_if_idle();
     }
 
     /// The connection is gone.
@@ -181,9 +181,6 @@ impl H2 {
                 Event::Head(_) | Event::Body(_) if full(&self.conn) => self.held.push_back(event),
                 _ => self.on_event(id, event, service, shared),
             }
-        }
-        if shared.stopping {
-            self.conn.end_if_idle();
         }
     }
 

@@ -419,17 +419,23 @@ fn header_bombs_are_refused() {
 }
 
 #[test]
-fn a_stop_lets_requests_in_progress_end() {
+fn a_stop_lets_requests_in_progress_end_and_refuses_others() {
     let mut rig = Rig::new();
     let mut response = rig.get();
     rig.server.begin_stop();
-    rig.server.end_if_idle();
+    assert!(!rig.server.end_if_idle(), "SH-2");
     rig.turn();
+    let mut late = rig.get();
+    let Poll::Ready(Err(refused)) = poll(&mut late) else { panic!("SH-2") };
+    assert_eq!(refused.reason(), Some(h2::Reason::REFUSED_STREAM), "SH-2");
     assert!(!rig.server.is_ended(), "SH-2");
     rig.server.respond(1, answer(StatusCode::OK), b"last".to_vec(), false);
     rig.server.answered();
+    assert!(!rig.server.end_if_idle(), "SH-2 nothing was sent yet");
     rig.turn();
-    assert_eq!(read(&mut whole(&mut response).into_body()), (b"last".to_vec(), true), "SH-2");
+    assert_eq!(read(&mut whole(&mut response).into_body()), (b"last".to_vec(), true), "SH-2 it is all there");
+    assert!(rig.server.end_if_idle(), "SH-2");
+    rig.turn();
     assert!(rig.server.is_ended(), "SH-2");
     assert!(matches!(rig.client_end, Some(Ok(()))), "{:?}", rig.client_end);
 }
@@ -438,7 +444,7 @@ fn a_stop_lets_requests_in_progress_end() {
 fn an_idle_connection_ends_at_a_stop() {
     let mut rig = Rig::new();
     rig.server.begin_stop();
-    rig.server.end_if_idle();
+    assert!(rig.server.end_if_idle(), "SH-2");
     let mut out = Vec::new();
     rig.server.drive(&mut out, 0);
     assert!(rig.server.is_ended(), "SH-2 whether the client reads or not");

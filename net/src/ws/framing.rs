@@ -3,7 +3,7 @@
 //! written here never get between its own.
 
 use crate::limits::{WS_FRAME_BYTES_MAX, WS_MESSAGE_BYTES_MAX, WS_READ_BUFFER_BYTES};
-use std::io::{self, Read, Write};
+use std::io::{self, Cursor, Read, Write};
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
@@ -55,7 +55,7 @@ impl Framing {
         let incoming = self.read();
         self.swap_output(out);
         if incoming.is_some() {
-            self.partial_bytes = self.kept_bytes();
+            self.partial_bytes = self.socket.get_ref().left().len();
         }
         incoming
     }
@@ -80,15 +80,9 @@ impl Framing {
         }
     }
 
-    /// Sends a text message made of the given parts.
-    pub(crate) fn send_text(&self, parts: &[&[u8]], out: &mut Vec<u8>) {
-        if self.ended || !self.socket.can_write() {
-            return;
-        }
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
-        header.format(bytes as u64, out).expect("memory takes everything");
-        parts.iter().for_each(|part| out.extend_from_slice(part));
+    /// Whether messages may still be sent.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.ended && self.socket.can_write()
     }
 
     /// Says that the server goes away. What the client says until it answers is still read.
@@ -98,14 +92,22 @@ impl Framing {
         self.swap_output(out);
     }
 
+    /// Says that there is no room for this connection now.
+    pub(crate) fn close_again(&mut self, out: &mut Vec<u8>) {
+        self.swap_output(out);
+        self.close_with(CloseCode::Again);
+        self.swap_output(out);
+    }
+
     /// An error here is a close that is under way already.
     fn close_with(&mut self, code: CloseCode) {
         let _ = self.socket.close(Some(CloseFrame { code, reason: Utf8Bytes::default() }));
     }
 
-    /// Received bytes that no message was made of yet.
+    /// Received bytes of whole frames that were not read yet.
     pub(crate) fn kept_bytes(&self) -> usize {
-        self.socket.get_ref().input.len() - self.socket.get_ref().input_at
+        let memory = self.socket.get_ref();
+        if memory.whole_frame_bytes() == 0 { 0 } else { memory.left().len() }
     }
 
     /// Bytes held for a message that is not whole, or not read.
@@ -118,28 +120,67 @@ impl Framing {
     }
 }
 
-/// The socket as `tungstenite` sees it.
+/// Appends a text message made of the given parts, while [`Framing::is_open`].
+pub(crate) fn push_text(parts: &[&[u8]], out: &mut Vec<u8>) {
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+    header.format(bytes as u64, out).expect("memory takes everything");
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+/// The socket as `tungstenite` sees it. It reads a frame only when that is whole: else it would make room for
+/// whatever length a client announces.
 #[derive(Default)]
 struct Memory {
     input: Vec<u8>,
     input_at: usize,
+    /// Of the frame that is being read.
+    frame_left: usize,
     /// The connection's own output, lent for the time of a call.
     output: Vec<u8>,
 }
 
+impl Memory {
+    fn left(&self) -> &[u8] {
+        &self.input[self.input_at..]
+    }
+
+    /// Bytes of the next frame with its header, 0 if it is not whole.
+    fn whole_frame_bytes(&self) -> usize {
+        if self.frame_left > 0 {
+            return self.frame_left;
+        }
+        let mut header = Cursor::new(self.left());
+        match FrameHeader::parse(&mut header) {
+            Ok(None) => 0,
+            // Its header is enough to refuse it.
+            Ok(Some((_, bytes))) if bytes > WS_FRAME_BYTES_MAX as u64 => header.position() as usize,
+            Ok(Some((_, bytes))) => {
+                let bytes = header.position() as usize + bytes as usize;
+                if bytes <= self.left().len() { bytes } else { 0 }
+            }
+            Err(_) => self.left().len(), // to be refused as well
+        }
+    }
+}
+
 impl Read for Memory {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = &self.input[self.input_at..];
-        if left.is_empty() {
+        self.frame_left = self.whole_frame_bytes();
+        if self.frame_left == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let bytes = left.len().min(into.len());
-        into[..bytes].copy_from_slice(&left[..bytes]);
+        let bytes = self.frame_left.min(into.len());
+        into[..bytes].copy_from_slice(&self.left()[..bytes]);
+        self.frame_left -= bytes;
         self.input_at += bytes;
         if self.input_at == self.input.len() {
             self.input_at = 0;
             self.input.clear();
             self.input.shrink_to(WS_READ_BUFFER_BYTES);
+        } else if self.frame_left == 0 && self.input_at > self.input.len() / 2 {
+            self.input.drain(..self.input_at); // never more than what was read
+            self.input_at = 0;
         }
         Ok(bytes)
     }

@@ -168,12 +168,11 @@ fn a_close_is_answered_and_nothing_behind_it_is_read() {
 
 #[test]
 fn text_is_sent_in_one_frame_behind_what_the_output_holds() {
-    let framing = Framing::new();
     let mut out = Vec::new();
     let long = vec![b'x'; 70_000];
-    framing.send_text(&[b"{", b"}"], &mut out);
-    framing.send_text(&[&long[..200], b"y"], &mut out);
-    framing.send_text(&[&long], &mut out);
+    push_text(&[b"{", b"}"], &mut out);
+    push_text(&[&long[..200], b"y"], &mut out);
+    push_text(&[&long], &mut out);
     let sent = frames(&out);
     assert_eq!(sent[0], (TEXT, b"{}".to_vec()));
     assert_eq!(sent[1], (TEXT, [&long[..200], b"y"].concat()));
@@ -186,7 +185,7 @@ fn nothing_is_sent_behind_a_close() {
     let mut out = Vec::new();
     framing.close_away(&mut out);
     framing.close_away(&mut out);
-    framing.send_text(&[b"late"], &mut out);
+    assert!(!framing.is_open());
     assert_eq!(frames(&out), [close(1001)]);
     // The client may not have seen it yet.
     framing.push(&frame(true, TEXT, b"still"));
@@ -197,17 +196,23 @@ fn nothing_is_sent_behind_a_close() {
 }
 
 #[test]
-fn bytes_of_messages_that_are_not_whole_are_known() {
+fn a_frame_is_taken_when_it_is_whole_and_announced_lengths_reserve_nothing() {
     let mut framing = Framing::new();
     let mut out = Vec::new();
-    let whole = frame(true, TEXT, b"one");
-    let half = &frame(true, TEXT, &[b'x'; 100])[..50];
-    framing.push(&whole);
-    framing.push(half);
+    let long = frame(true, TEXT, &vec![b'x'; WS_FRAME_BYTES_MAX]);
+    framing.push(&frame(true, TEXT, b"one"));
+    framing.push(&long[..50]);
+    assert!(framing.kept_bytes() > 0, "a whole one waits");
     assert_eq!(framing.next(&mut out), Some(text("one")));
     assert_eq!(framing.next(&mut out), None);
-    framing.push(&[0; 10]);
+    assert_eq!((framing.kept_bytes(), framing.partial_bytes()), (0, 50));
+    assert!(framing.socket.get_ref().input.capacity() < 1000, "WS-5");
+    framing.push(&long[50..long.len() - 1]);
     assert_eq!(framing.next(&mut out), None);
-    assert!(framing.partial_bytes() >= 10, "{}", framing.partial_bytes());
-    assert_eq!(framing.kept_bytes(), 0);
+    assert_eq!((framing.kept_bytes(), framing.partial_bytes()), (0, long.len() - 1), "it is not held back");
+    framing.push(&long[long.len() - 1..]);
+    assert_eq!(framing.kept_bytes(), long.len());
+    assert!(matches!(framing.next(&mut out), Some(Incoming::Text(_))));
+    assert_eq!((framing.kept_bytes(), framing.partial_bytes()), (0, 0));
+    assert!(framing.socket.get_ref().input.capacity() <= WS_READ_BUFFER_BYTES, "its memory is given back");
 }
