@@ -2,6 +2,7 @@
 
 use super::format::{PIECE_ITEMS_MAX, Totals};
 use super::*;
+use crate::queue::{JobState, LeaseToken, StoredJob};
 use crate::segment::{BlockMeta, TagPlace};
 use crate::shard::TagMatch;
 use crate::test_disk::{Rng, TestDisk};
@@ -166,6 +167,44 @@ fn a_chain_adds_up() {
     assert_eq!(got.segments.keys().map(|id| id.0).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(got.segments[&SegmentId(2)], SegmentState { file_bytes: 8192, shared: true });
     assert_eq!(got.dedup, [dedup(1, u128::MAX, 9)]);
+}
+
+fn job(seq: u64, state: JobState) -> StoredJob {
+    let node = if state == JobState::Leased { vec![b'w'; 128] } else { Vec::new() };
+    let at = if state == JobState::Ready { 0 } else { -3 };
+    StoredJob { seq, state, deliveries: 2, bytes: 7, at, token: LeaseToken(1 << 127 | 5), node }
+}
+
+#[test]
+fn jobs_follow_their_topic_through_a_chain() {
+    let queue = |id| Edit::Topic(topic(id, 10));
+    let states = [JobState::Ready, JobState::Leased, JobState::Delayed];
+    let many: Vec<_> =
+        (0..2 * JOBS_PER_EDIT_MAX as u64 + 3).map(|at| job(at, states[at as usize % 3])).collect();
+    let mut disk = TestDisk::default();
+    let mut full = vec![queue(1), queue(2), queue(3)];
+    full.extend(job_edits(TopicId(1), &many));
+    full.extend(job_edits(TopicId(2), &many[..1]));
+    full.extend(job_edits(TopicId(3), &many[..2]));
+    write(&mut disk, &head(1, None), &full);
+    assert_eq!(loaded(&mut disk).unwrap().unwrap().leases[&TopicId(1)], many);
+    // A topic is told with all of its jobs: those of before do not count (I-85). Dropped, it has none.
+    let mut delta = vec![queue(1), Edit::Drop(TopicId(2))];
+    delta.extend(job_edits(TopicId(1), &many[5..7]));
+    write(&mut disk, &head(2, Some(1)), &delta);
+    write(&mut disk, &head(3, Some(2)), &[queue(4)]);
+    let got = loaded(&mut disk).unwrap().unwrap();
+    let expected = [(TopicId(1), many[5..7].to_vec()), (TopicId(3), many[..2].to_vec())];
+    assert_eq!(got.leases, expected.into_iter().collect());
+    // Merged into one, it says the same.
+    let leases = got.leases.clone();
+    write(&mut disk, &head(4, None), &got.into_edits(|_, _| true));
+    assert_eq!(loaded(&mut disk).unwrap().unwrap().leases, leases);
+    // Jobs of nobody are refused.
+    let mut stray = vec![queue(1)];
+    stray.extend(job_edits(TopicId(9), &many[..1]));
+    write(&mut disk, &head(5, None), &stray);
+    assert_eq!(loaded(&mut disk).unwrap().unwrap().head.number, 4);
 }
 
 #[test]

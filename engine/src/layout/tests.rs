@@ -4,9 +4,10 @@ mod rig;
 
 use super::*;
 use crate::config::TopicConfig;
-use crate::config::{Class, Discard};
+use crate::config::{Class, Discard, TopicType};
 use crate::disk::sim::{Crash, SimDisk};
 use rig::{Answers, FRESH, Rig, open_only};
+use std::collections::{BTreeMap, BTreeSet};
 
 const CLASSES: [Class; 4] = [Class::Ephemeral, Class::Memory, Class::Disk, Class::Fsync];
 
@@ -353,6 +354,44 @@ fn only_what_no_shard_needs_is_collected() {
         *rig.shards.iter().flat_map(|shard| shard.segments_in_use()).collect::<Vec<_>>().first().unwrap();
     rig.disk.block_on(&io, io.remove(&segment::path(lost))).unwrap().unwrap();
     assert_eq!(rig.collect().missing, [lost]);
+}
+
+#[test]
+fn leases_move_with_their_queues_to_any_number_of_shards() {
+    // I-85, I-86, I-92: the holder keeps its job, nobody else gets it, and no token comes twice.
+    for kind in [None, Some(Crash::Kill)] {
+        let mut rig = Rig::open(SimDisk::new(6), 2, 0);
+        let queues = ["Disk-q", "Disk-r", "Disk-s"];
+        let config = TopicConfig { kind: TopicType::Queue, leases_durable: true, ..TopicConfig::default() };
+        let mut tokens = BTreeSet::new();
+        let mut held = BTreeMap::new();
+        for queue in queues {
+            rig.put(queue, config.clone());
+            rig.append(queue, 8, None);
+            held.insert(queue, rig.claim(queue, "w", 2, 80_000_000));
+            rig.seal();
+            // Some in checkpoints, some in the log only.
+            held.get_mut(queue).unwrap().extend(rig.claim(queue, "w", 1, 80_000_000));
+        }
+        tokens.extend(held.values().flatten().map(|(_, token)| *token));
+        let mut disk = match kind {
+            None => rig.stop(),
+            Some(kind) => rig.crash(kind),
+        };
+        for shards in [1, 3, 2, 4] {
+            let mut rig = Rig::open(disk, shards, 1_000_000);
+            for queue in queues {
+                let held = held.get_mut(queue).unwrap();
+                let others = rig.claim(queue, "other", 1, 100);
+                assert!(others.iter().all(|(seq, _)| held.iter().all(|(other, _)| seq != other)), "I-85");
+                assert!(others.iter().all(|(_, token)| tokens.insert(*token)), "I-86: {shards} shards");
+                if let Some((seq, token)) = held.pop() {
+                    assert_eq!(rig.ack(queue, "w", seq, token), 1, "I-85: {queue}, {shards} shards");
+                }
+            }
+            disk = rig.stop();
+        }
+    }
 }
 
 #[test]

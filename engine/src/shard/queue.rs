@@ -7,7 +7,7 @@
 
 use super::delete::Deletion;
 use super::topics::SMALL_ENTRY_ROOM;
-use super::{Shard, TopicRef};
+use super::{Shard, ShardSettings, TopicRef};
 use crate::config::{Class, TopicConfig, TopicType};
 use crate::error::{EngineError, No};
 use crate::event::Record;
@@ -167,8 +167,7 @@ impl Shard {
         }
         let terms: Vec<Terms> = claimers.iter().map(|claimer| claimer.terms(lease_ms, now)).collect();
         let mut pass = Pass {
-            next_token: u128::from(self.log.epoch() | self.settings.layout << 40) << 64
-                | u128::from(self.next_lease),
+            next_token: self.next_token(),
             grants: std::mem::take(&mut self.queue_scratch.grants),
             turns: claimers.iter().map(Claimer::clamped_max).zip(0..).collect(),
             bytes_left: CLAIM_BYTES_MAX,
@@ -213,6 +212,15 @@ impl Shard {
             true => self.may_write(SMALL_ENTRY_ROOM + 2 * jobs * JOB_BYTES as u64),
             false => Ok(()),
         }
+    }
+
+    /// Unique over all shards and runs of a data directory, without a word in the log: layout, shard and
+    /// epoch of the log, then a counter.
+    fn next_token(&self) -> u128 {
+        let epoch = u32::try_from(self.log.epoch()).expect("a shard starts less than 2^32 times");
+        let ShardSettings { layout, shard, .. } = self.settings;
+        let run = layout << 40 | u64::from(shard) << 32 | u64::from(epoch);
+        u128::from(run) << 64 | u128::from(self.next_lease)
     }
 
     /// Notices leases that are over, and a log that ended.

@@ -9,12 +9,13 @@ use crate::error::No;
 use crate::event::{Batch, RecordSpan, Span};
 use crate::ids::{RouterId, SegmentId, TopicId};
 use crate::limits::CHUNK_BYTES;
+use crate::queue::LeaseToken;
 use crate::quota::Quota;
 use crate::router::RouterDef;
 use crate::shard::recover::{RecoverError, recover};
 use crate::shard::{
-    AppendRequest, Appended, DeleteRequest, ForwardRequest, ReadOutcome, ReadRequest, Shard, ShardSettings,
-    TagMatch, TombstoneReason, owner_of,
+    AppendRequest, Appended, Claimer, DeleteRequest, ForwardRequest, Named, ReadOutcome, ReadRequest, Shard,
+    ShardSettings, TagMatch, TombstoneReason, owner_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -223,6 +224,37 @@ impl Rig {
             }
         }
         (self.shards[0].routers().cloned().collect(), links)
+    }
+
+    /// Claims jobs for `lease_ms`, and waits until that is in force.
+    pub(super) fn claim(
+        &mut self,
+        queue: &str,
+        node: &str,
+        max: u32,
+        lease_ms: u64,
+    ) -> Vec<(u64, LeaseToken)> {
+        let home = self.home(queue);
+        let claimer = Claimer { node: node.as_bytes(), max, lease_ms: Some(lease_ms), holder: 0 };
+        let got = self.retry(home, |shard, now| {
+            let mut got = Vec::new();
+            shard.claim(queue.as_bytes(), &[claimer], false, now, |_, job| {
+                got.push((job.record.seq, job.token));
+            })?;
+            Ok(got)
+        });
+        self.settle(home);
+        got
+    }
+
+    /// Acks a job under a lease: how many were.
+    pub(super) fn ack(&mut self, queue: &str, node: &str, seq: u64, token: LeaseToken) -> u32 {
+        let home = self.home(queue);
+        let named = [Named { seq, fence: Some(Some(token)) }];
+        let (queue, node) = (queue.as_bytes(), node.as_bytes());
+        let done = self.retry(home, |shard, now| shard.ack(queue, node, &named, now, &mut Vec::new()));
+        self.settle(home);
+        done.done
     }
 
     pub(super) fn drop_topic(&mut self, topic: &str) {
