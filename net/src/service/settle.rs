@@ -96,7 +96,7 @@ impl Service {
             return;
         }
         self.routing.watched_again_ms = self.steady_ms + WATCHED_MS;
-        for topic in self.watchers.topics() {
+        for topic in self.watchers.topics().chain(self.works.topics()) {
             self.be_eager(topic, self.steady_ms + 2 * WATCHED_MS);
         }
     }

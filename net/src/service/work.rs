@@ -79,6 +79,11 @@ impl Works {
         !self.due.is_empty()
     }
 
+    /// Names of the queues that have streams.
+    pub(super) fn topics(&self) -> impl Iterator<Item = &str> {
+        self.by_topic.values().map(|staffed| &*staffed.name)
+    }
+
     /// Something happened to a queue that may let a stream have a job.
     pub(super) fn touch(&mut self, topic: TopicRef) {
         if let Some(staffed) = self.by_topic.get_mut(&topic)
