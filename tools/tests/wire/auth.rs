@@ -317,6 +317,58 @@ fn only_admin_configures_what_a_write_creates() {
 }
 
 #[test]
+fn a_router_shows_where_all_of_it_is_permitted() {
+    let server = server();
+    let mut client = server.connect();
+    let router = |source: &str, dest: &str| format!(r#"{{"source":"{source}","dest":"{dest}"}}"#);
+    let refused = |answer: &crate::harness::Answer, what: &str| {
+        answer.assert_fault(403, "forbidden", &Value::Null, what);
+    };
+    // The topics that the body names, before the router's own name (7.1).
+    for (rule, name, source, dest, named) in [
+        ("A-10(c)", "team-r", "outside", "team-d", Some("outside")),
+        ("A-10(c)", "team-r", "team-s", "outside", Some("outside")),
+        ("A-10(c)", "team-!", "outside", "team-d", Some("outside")),
+        ("A-10(c)", "team-!", "team-s", "team-d", None),
+    ] {
+        let answer = client.call_as("team", "PUT", &format!("/v0/routers/{name}"), &router(source, dest));
+        match named {
+            Some(topic) => answer.assert_fault(403, "forbidden", &json!({"topic": topic}), rule),
+            None => answer.assert_fault(400, "invalid_request", &Value::Null, "NM-2"),
+        }
+    }
+    refused(&client.call_as("team", "PUT", "/v0/routers/r", &router("team-s", "team-d")), "A-10(a)");
+    let put = |client: &mut Client, key: &str, name: &str, source: &str, dest: &str| {
+        let answer = client.call_as(key, "PUT", &format!("/v0/routers/{name}"), &router(source, dest));
+        assert_eq!(answer.status, 201, "R-1 {name}: {}", answer.text());
+    };
+    put(&mut client, "team", "team-whole", "team-s1", "team-d1");
+    put(&mut client, "root", "team-from", "outside-s", "team-d2");
+    put(&mut client, "root", "team-to", "team-s3", "outside-d");
+    put(&mut client, "root", "named", "team-s4", "team-d4");
+    let names = |client: &mut Client, key: &str| -> Vec<String> {
+        let list = client.call_as(key, "GET", "/v0/routers", "").member("routers");
+        let name = |entry: &Value| entry["router"].as_str().expect("a name").to_owned();
+        list.as_array().expect("a list").iter().map(name).collect()
+    };
+    assert_eq!(names(&mut client, "team"), ["team-whole"], "R-26");
+    assert_eq!(names(&mut client, "root"), ["named", "team-from", "team-to", "team-whole"], "R-26");
+    for name in ["team-from", "team-to", "named"] {
+        for method in ["GET", "DELETE"] {
+            let answer = client.call_as("team", method, &format!("/v0/routers/{name}"), "");
+            refused(&answer, &format!("A-10(d) {method} {name}"));
+        }
+        assert_eq!(client.call_as("root", "GET", &format!("/v0/routers/{name}"), "").status, 200, "A-10(d)");
+    }
+    assert_eq!(client.call_as("team", "GET", "/v0/routers/team-whole", "").status, 200, "A-10(d)");
+    let gone = client.call_as("team", "DELETE", "/v0/routers/team-whole", "");
+    assert_eq!((gone.status, gone.member("deleted")), (200, json!(true)), "A-10(d)");
+    for name in ["team-from", "team-to", "named"] {
+        client.call_as("root", "DELETE", &format!("/v0/routers/{name}"), "");
+    }
+}
+
+#[test]
 fn probes_are_open_unless_they_are_not() {
     let open = server();
     let closed = Server::start(&[("RUNELOG_API_KEYS", KEYS), ("RUNELOG_PROBE_AUTH", "1")]);

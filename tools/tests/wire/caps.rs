@@ -99,6 +99,41 @@ fn no_more_sessions_than_allowed_are_ever_made() {
 }
 
 #[test]
+fn no_more_routers_than_allowed_are_ever_made() {
+    let server = Server::start(&[("RUNELOG_MAX_ROUTERS", "3")]);
+    let put = |name: usize, more: &str| {
+        let body = format!(r#"{{"source":"s{name}","dest":"d{name}"{more}}}"#);
+        server.connect().call("PUT", &format!("/v0/routers/r{name}"), &body)
+    };
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..8).map(|name| scope.spawn(move || put(name, ""))).collect();
+        makers.into_iter().map(|maker| maker.join().expect("an answer")).collect()
+    });
+    let detail = json!({"limit": "max_routers", "max": 3});
+    let mut client = server.connect();
+    let mut made = Vec::new();
+    for (name, answer) in answers.iter().enumerate() {
+        if answer.status == 201 {
+            made.push(name);
+            continue;
+        }
+        answer.assert_fault(429, "throttled", &detail, "L-2");
+        for topic in [format!("s{name}"), format!("d{name}")] {
+            assert_eq!(client.get(&format!("/v0/topics/{topic}")).status, 404, "L-3 R-5: {topic}");
+        }
+    }
+    assert_eq!(made.len(), 3, "L-2");
+    // L-3: one that exists is not counted; a place that is given back can be taken, by a topic's end too.
+    assert_eq!(put(made[0], r#","preserve_tag":false"#).status, 200, "L-3");
+    put(8, "").assert_fault(429, "throttled", &detail, "L-2");
+    client.call("DELETE", &format!("/v0/routers/r{}", made[0]), "");
+    assert_eq!(put(8, "").status, 201, "L-2");
+    put(9, "").assert_fault(429, "throttled", &detail, "L-2");
+    client.drop_topic(&format!("d{}", made[1]));
+    assert_eq!(put(9, "").status, 201, "L-2 R-22");
+}
+
+#[test]
 fn streams_take_a_place_until_they_end() {
     let settings = [
         ("RUNELOG_API_KEYS", "k,l,m"),
