@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use crate::client::{Client, Got, View};
 
 /// The questions of these tests, each insisting on an answer.
-#[allow(dead_code)]
 pub(crate) trait Ask {
     fn ask(&mut self, method: &str, path: &str, body: &str) -> Value;
     fn status(&mut self, method: &str, path: &str, body: &str) -> u16;

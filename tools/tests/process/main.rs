@@ -14,5 +14,7 @@ mod pause;
 mod queues;
 mod random;
 mod restart;
+mod routers;
+mod routers_load;
 mod server;
 mod start;

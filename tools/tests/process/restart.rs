@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::ask::{Ask, view};
+use crate::ask::{Ask, live, view};
 use crate::client::{Client, View};
 use crate::server::{Dir, Server, lasting_port};
 use crate::start::{furnish, views};
@@ -309,5 +309,55 @@ fn a_record_that_cannot_be_read_is_an_error_and_no_gap() {
     assert!(broken.iter().all(|(topic, _)| *topic == broken[0].0), "I-98: {broken:?}");
     let whole = client.ask("GET", "/v0/topics/t", "");
     assert_eq!((&whole["count"], &whole["earliest_seq"]), (&json!(500), &json!(1)), "I-98: not empty");
+    server.stop_well();
+}
+
+#[test]
+fn sessions_end_with_the_process() {
+    let home = Dir::new("i73");
+    let server = Server::start(home.path(), &[]);
+    let mut client = server.client();
+    client.add("t", [1]);
+    let session = client.ask("POST", "/v0/watch", "{\"topics\":{\"t\":{}}}");
+    let before = view(&mut client, "t");
+    drop(client);
+    server.kill();
+    let server = Server::start(home.path(), &[]);
+    let mut client = server.client();
+    let target = session["stream_url"].as_str().expect("S-1");
+    let reply = client.call("GET", target, "").expect("an answer");
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (404, &json!("not_found")), "I-73 S-5");
+    let after = view(&mut client, "t");
+    assert_eq!(after.records, before.records, "I-73 I-74");
+    server.stop_well();
+}
+
+#[test]
+fn above_a_lowered_quota_nothing_goes_and_nothing_comes() {
+    let home = Dir::new("i107");
+    let server = Server::start(home.path(), &[]);
+    let mut client = server.client();
+    client.add("kept", 100..200); // three bytes each
+    client.link("r", "kept", "copies", "");
+    let before = view(&mut client, "kept");
+    drop(client);
+    server.stop_well();
+    let server = Server::start(home.path(), &[("RUNELOG_MAX_TOTAL_BYTES", "30")]);
+    let mut client = server.client();
+    assert_eq!(view(&mut client, "kept"), before, "I-107: existing data stays");
+    let write = "{\"records\":[{\"data\":500}]}";
+    let delete = |client: &mut Client, before_seq: u64| {
+        let body = json!({"before_seq": before_seq}).to_string();
+        client.ask("POST", "/v0/topics/kept/delete", &body)["bytes"].as_u64().expect("a number")
+    };
+    // Refused until it fits: equality is admitted (L-7).
+    for (before_seq, bytes, status) in [(50, 153, 429), (92, 27, 200), (92, 30, 429)] {
+        assert_eq!(delete(&mut client, before_seq), bytes, "I-105");
+        assert_eq!(client.status("POST", "/v0/topics/kept", write), status, "I-107 L-7: {bytes}");
+    }
+    // What a router brings is growth, too: it waits, and its source does not (§13, I-69).
+    assert_eq!(view(&mut client, "copies").count, 0, "I-107 L-7");
+    assert_eq!(delete(&mut client, 101), 3, "I-105");
+    assert_eq!(live(&view(&mut client, "copies")), [(1, 500)], "I-107 R-35");
     server.stop_well();
 }

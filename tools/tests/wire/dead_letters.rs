@@ -171,3 +171,28 @@ fn a_dead_letter_topic_that_may_not_be_made_leaves_the_job_where_it_is() {
         }
     }
 }
+
+#[test]
+fn a_dead_letter_topic_can_be_a_queue_and_a_source() {
+    // A queue whose dead letters are jobs of another, whose dead letters a router copies.
+    let server = Server::shared();
+    let mut client = server.connect();
+    for (number, [first, second]) in pairs(server, "relay").iter().enumerate() {
+        let (third, copy) = (format!("{first}-third"), format!("{second}-copy"));
+        client.fresh(second, &config(&third, 1, ""));
+        client.link(&format!("relay-{number}"), [&third, &copy], "");
+        client.queue(first, &config(second, 1, ""), 2);
+        wear_out(&mut client, first, 1);
+        assert_eq!(client.take(first, "w", 9), [0; 0]);
+        wear_out(&mut client, second, 1);
+        assert_eq!(client.take(second, "w", 9), [0; 0]);
+        let records = client.diff(&copy, "").json()["records"].as_array().expect("records").clone();
+        assert_eq!(records.len(), 2, "R-30 Q-60");
+        for (at, record) in records.iter().enumerate() {
+            // the last queue that gave it up.
+            let meta = json!({"$dead_letter_from": second, "$dead_letter_deliveries": "1",
+                "$dead_letter_src_seq": (at + 1).to_string()});
+            assert_eq!((&record["data"], &record["meta"]), (&json!(at + 1), &meta), "Q-61");
+        }
+    }
+}

@@ -294,7 +294,6 @@ impl Client {
         read["records"].as_array().expect("records").iter().map(|record| record["data"].clone()).collect()
     }
 
-    #[allow(dead_code)]
     /// Asks until `found` is right. What is asked for must come by itself.
     pub(crate) fn until(&mut self, target: &str, what: &str, found: impl Fn(&Value) -> bool) -> Value {
         let began = Instant::now();
