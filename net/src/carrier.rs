@@ -138,7 +138,7 @@ impl Carrier {
     ) {
         match self {
             Carrier::H1(conn) => conn.on_answer(answer, out, service, shared),
-            Carrier::H2(conn) => conn.on_answer(stream, answer, service, shared),
+            Carrier::H2(conn) => conn.on_answer(id, stream, answer, service, shared),
             Carrier::Ws(conn) => conn.on_answer(id, answer, out, service, shared),
             Carrier::New(_) => {}
         }

@@ -459,7 +459,10 @@ impl Worker {
         let Running { conns, shared, streams, moved, .. } = &mut *running;
         let mut hosts = Carriers { conns, sockets: &mut self.sockets, shared, moved };
         for (host, news) in news.drain(..) {
-            streams.on_news(host, news, &mut self.service, &mut hosts);
+            // A connection may have gone in the turn that it told this in: nobody would close its stream.
+            if hosts.is_there(host) {
+                streams.on_news(host, news, &mut self.service, &mut hosts);
+            }
         }
         while let Some(feed) = self.service.feeds.pop_front() {
             guarded(|| streams.on_feed(&feed, &mut self.service, &mut hosts));
@@ -522,6 +525,11 @@ struct Carriers<'a> {
 }
 
 impl Carriers<'_> {
+    fn is_there(&self, host: Host) -> bool {
+        let id = ConnId::from_bits(host.conn);
+        self.conns.get(id.index()).is_some_and(|slot| slot.as_ref().is_some_and(|(found, _)| *found == id))
+    }
+
     fn move_on(&mut self, host: Host) {
         let id = ConnId::from_bits(host.conn);
         if self.moved.last() != Some(&id) {

@@ -248,6 +248,11 @@ impl H2Conn {
         self.streams.get_mut(&number)?.parts.take()
     }
 
+    /// Whether the stream is open.
+    pub(crate) fn is_there(&self, number: u32) -> bool {
+        self.streams.contains_key(&number)
+    }
+
     /// Whether a body is still to come.
     pub(crate) fn awaits_body(&self, number: u32) -> bool {
         self.streams.get(&number).is_some_and(Stream::awaits_body)

@@ -87,6 +87,7 @@ impl H2 {
     /// An answer came for the request of a stream; [`H2::resume`] follows.
     pub(crate) fn on_answer(
         &mut self,
+        id: u64,
         stream: u32,
         answer: Answer,
         service: &mut Service,
@@ -95,13 +96,18 @@ impl H2 {
         let Some(request) = self.requests.get_mut(&stream) else { return };
         let mut sink = H2Sink::new(&mut self.conn, stream, &shared.date);
         let progress = request.exchange.on_answer(answer, &mut sink, service, &mut shared.edge);
-        self.progressed(stream, progress);
+        self.progressed(id, stream, progress, shared);
     }
 
-    fn progressed(&mut self, stream: u32, progress: Progress) {
+    fn progressed(&mut self, id: u64, stream: u32, progress: Progress, shared: &mut Shared) {
         match progress {
             Progress::Done => self.end(stream),
             Progress::Later => {}
+            Progress::Stream if !self.conn.is_there(stream) => {
+                // Given up before it began: nobody else would end it.
+                shared.edge.news.push((Host { conn: id, stream }, StreamNews::Gone));
+                self.end(stream);
+            }
             Progress::Stream => {
                 if let Some(request) = self.requests.get_mut(&stream) {
                     request.streaming = true;
@@ -260,7 +266,7 @@ impl H2 {
         let head = head_of(parts, BodyFraming::Length(body.len() as u64));
         let mut sink = H2Sink::new(&mut self.conn, stream, &shared.date);
         let progress = request.exchange.handle(caller, &head, body, &mut sink, service, &mut shared.edge);
-        self.progressed(stream, progress);
+        self.progressed(id, stream, progress, shared);
     }
 
     /// Answers a request that goes no further; what comes of its body is thrown away.
