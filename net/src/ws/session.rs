@@ -196,10 +196,7 @@ impl Socket {
                         self.send(&[b"{\"op\":\"pong\",\"request_id\":", request_id, b"}"], out);
                         Ok(())
                     }
-                    Action::Unsubscribe(names) => {
-                        self.unsubscribe(id, request_id, names, out, shared);
-                        Ok(())
-                    }
+                    Action::Unsubscribe(names) => self.unsubscribe(id, request_id, names, out, shared),
                     Action::Subscribe(request) => {
                         self.subscribe(caller, request_id, request, service, shared)
                     }
@@ -221,7 +218,9 @@ impl Socket {
         names: Vec<Box<str>>,
         out: &mut Vec<u8>,
         shared: &mut Shared,
-    ) {
+    ) -> Result<(), Fault> {
+        // No scope is needed, but the names of others are not even spoken of (WS-22).
+        names.iter().try_for_each(|topic| self.access.needs_topic(topic))?;
         let mut frame = self.begin(b"unsubscribed", request_id);
         frame.extend_from_slice(b",\"topics\":[");
         for (at, name) in names.iter().enumerate() {
@@ -233,6 +232,7 @@ impl Socket {
         self.end(frame, b"]}", out);
         let host = Host { conn: id, stream: 0 };
         shared.edge.news.push((host, StreamNews::Socket(SocketCommand::Unsubscribe(names))));
+        Ok(())
     }
 
     fn subscribe(
