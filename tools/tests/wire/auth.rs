@@ -368,6 +368,84 @@ fn a_router_shows_where_all_of_it_is_permitted() {
     }
 }
 
+type Socket = tungstenite::WebSocket<std::net::TcpStream>;
+
+/// A WebSocket, or the status that was answered instead.
+fn socket(server: &Server, target: &str, key: Option<&str>) -> Result<Socket, u16> {
+    use tungstenite::client::IntoClientRequest;
+    let stream = std::net::TcpStream::connect(server.addr).expect("the server listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut request = format!("ws://{}{target}", server.addr).into_client_request().expect("a request");
+    if let Some(key) = key {
+        let value = format!("Bearer {key}").parse().expect("a header");
+        request.headers_mut().insert("authorization", value);
+    }
+    match tungstenite::client(request, stream) {
+        Ok((socket, _)) => Ok(socket),
+        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
+            Err(answer.status().as_u16())
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Sends a command and waits for its answer, past what is delivered meanwhile.
+fn command(socket: &mut Socket, text: &str) -> Value {
+    socket.send(text.into()).expect("it takes commands");
+    loop {
+        let message = socket.read().expect("an answer").into_text().expect("text");
+        let frame: Value = serde_json::from_str(&message).expect("JSON");
+        if frame.get("request_id").is_some() {
+            return frame;
+        }
+    }
+}
+
+#[test]
+fn a_websocket_asks_for_scopes_by_command() {
+    let server = server();
+    for (rule, target, key) in
+        [("A-15", "/v0/ws", None), ("A-15", "/v0/ws", Some("no")), ("A-14 WS-2", "/v0/ws?token=root", None)]
+    {
+        assert_eq!(socket(server, target, key).err(), Some(401), "{rule} {target} {key:?}");
+    }
+    let mut client = server.connect();
+    for topic in server.names("team-ws") {
+        assert_eq!(client.call_as("root", "PUT", &format!("/v0/topics/{topic}"), "").status, 201);
+        let subscribe = format!(r#"{{"op":"subscribe","topic":"{topic}"}}"#);
+        let both =
+            format!(r#"{{"op":"subscribe","topic":"{topic}","topics":{{"other":{{}}}},"lenient":true}}"#);
+        let publish =
+            |more: &str| format!(r#"{{"op":"publish","topic":"{topic}","records":[{{"data":1}}]{more}}}"#);
+        let elsewhere = r#"{"op":"publish","topic":"other-ws","records":[{"data":1}]}"#;
+        let table = [
+            // rule, key, command, op of the answer, its code if that is an error
+            ("WS-22", "r", subscribe.clone(), "subscribed", None),
+            ("WS-22", "w", subscribe.clone(), "error", Some("forbidden")),
+            ("WS-22", "w", publish(""), "ack", None),
+            ("WS-22", "r", publish(""), "error", Some("forbidden")),
+            ("WS-22", "w", publish(r#","config":{}"#), "error", Some("forbidden")),
+            ("WS-22 J-6", "w", publish(r#","config":null"#), "ack", None),
+            ("WS-22", "all", publish(r#","config":{}"#), "ack", None),
+            ("WS-22", "d", r#"{"op":"ping"}"#.into(), "pong", None),
+            ("WS-22", "d", format!(r#"{{"op":"unsubscribe","topic":"{topic}"}}"#), "unsubscribed", None),
+            ("A-10(e)", "team", subscribe.clone(), "subscribed", None),
+            ("A-10(e)", "team", both, "error", Some("forbidden")),
+            ("A-10(e)", "team", publish(""), "ack", None),
+            ("A-10(e)", "team", elsewhere.into(), "error", Some("forbidden")),
+        ];
+        for (rule, key, text, op, code) in table {
+            let mut socket = socket(server, "/v0/ws", Some(key)).expect("A-15: any key connects");
+            let answer = command(&mut socket, &text);
+            assert_eq!(answer["op"], op, "{rule} {key}: {text}: {answer}");
+            assert_eq!(answer.get("code").and_then(Value::as_str), code, "{rule} {key}: {text}: {answer}");
+            assert_eq!(answer.get("detail"), None, "WS-21");
+            assert_eq!(command(&mut socket, r#"{"op":"ping"}"#)["op"], "pong", "WS-21: it stays open");
+        }
+    }
+    assert_eq!(client.call_as("root", "GET", "/v0/topics/other-ws", "").status, 404, "A-10(e)");
+}
+
 #[test]
 fn probes_are_open_unless_they_are_not() {
     let open = server();

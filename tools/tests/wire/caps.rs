@@ -16,14 +16,20 @@ fn session(client: &mut Client, key: &str, topic: &str) -> String {
 fn open(server: &Server, key: &str, target: &str) -> (Client, Answer) {
     let mut client = server.connect();
     client.send(request_as(key, "GET", target, ""));
+    let answer = whole(&mut client);
+    (client, answer)
+}
+
+/// The head of an answer, and its body if it is a refusal.
+fn whole(client: &mut Client) -> Answer {
     let mut answer = client.answer_head();
-    if answer.status != 200 {
+    if !matches!(answer.status, 101 | 200) {
         let bytes: usize = answer.header("content-length").expect("a length").parse().expect("a number");
         while answer.body.len() < bytes {
             answer.body.extend(client.more());
         }
     }
-    (client, answer)
+    answer
 }
 
 /// Asks until the answer has this status: what frees a place may take a moment.
@@ -145,41 +151,62 @@ fn streams_take_a_place_until_they_end() {
     let mut client = server.connect();
     for topic in server.names("log") {
         client.call_as("k", "PUT", &format!("/v0/topics/{topic}"), "");
-        three_of_all_two_of_a_key(&server, ["k", "l", "m"].map(|key| session(&mut client, key, &topic)));
+        let targets = ["k", "l", "m"].map(|key| (key, session(&mut client, key, &topic)));
+        let target = |key: &str| &targets.iter().find(|(of, _)| *of == key).expect("a session").1;
+        three_of_all_two_of_a_key(&server, 200, |key| open(&server, key, target(key)));
+        heads_take_no_place(&server, target("k"));
     }
     for queue in server.names("queue") {
         client.call_as("k", "PUT", &format!("/v0/topics/{queue}"), r#"{"type":"queue"}"#);
-        let target = |node| format!("/v0/topics/{queue}/work?node={node}");
-        three_of_all_two_of_a_key(&server, ["k", "l", "m"].map(target));
+        let target = format!("/v0/topics/{queue}/work?node=n");
+        three_of_all_two_of_a_key(&server, 200, |key| open(&server, key, &target));
+        heads_take_no_place(&server, &target);
     }
+    three_of_all_two_of_a_key(&server, 101, |key| open_socket(&server, key));
     until(0, "L-4: all ended", || streams(&server));
 }
 
-/// Streams that the keys k, l, m open with these targets, where all may have three and a key two.
-fn three_of_all_two_of_a_key(server: &Server, [k, l, m]: [String; 3]) {
+/// Opens what may become a WebSocket.
+fn open_socket(server: &Server, key: &str) -> (Client, Answer) {
     let mut client = server.connect();
-    let full = |key: &str, target: &str, rule: &str| {
-        open(server, key, target).1.assert_fault(429, "throttled", &Value::Null, rule);
-    };
+    client.send(format!(
+        "GET /v0/ws HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {key}\r\nConnection: upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ));
+    let answer = whole(&mut client);
+    (client, answer)
+}
+
+/// Streams that the keys k, l, m open, where all may have three and a key two.
+fn three_of_all_two_of_a_key(server: &Server, opened: u16, open: impl Fn(&str) -> (Client, Answer)) {
+    let full = |key: &str, rule: &str| open(key).1.assert_fault(429, "throttled", &Value::Null, rule);
     until(0, "all places are free", || streams(server));
-    let (first, answer) = open(server, "k", &k);
-    assert_eq!(answer.status, 200, "L-4 {k}");
-    let (second, answer) = open(server, "k", &k);
-    assert_eq!(answer.status, 200, "L-4 {k}");
-    full("k", &k, "L-4 L-5: two of a key");
+    let (first, answer) = open("k");
+    assert_eq!(answer.status, opened, "L-4");
+    let (second, answer) = open("k");
+    assert_eq!(answer.status, opened, "L-4");
+    full("k", "L-4 L-5: two of a key");
     assert_eq!(streams(server), 2, "L-4: a refused one takes no place");
-    // T-13, L-6: neither HEAD nor open streams count.
     for _ in 0..5 {
-        assert_eq!(client.call_as("l", "HEAD", &l, "").status, 200, "T-13");
-        assert_eq!(client.call_as("k", "GET", "/v0/topics", "").status, 200, "L-6");
+        let answer = server.connect().call_as("k", "GET", "/v0/topics", "");
+        assert_eq!(answer.status, 200, "L-6: open streams do not count");
     }
-    let (third, answer) = open(server, "l", &l);
-    assert_eq!(answer.status, 200, "L-4 {l}");
-    full("m", &m, "L-4: three of all");
+    let (third, answer) = open("l");
+    assert_eq!(answer.status, opened, "L-4");
+    full("m", "L-4: three of all");
     drop(first);
-    until(200, "L-4: a place is free", || open(server, "m", &m).1.status);
+    until(opened, "L-4: a place is free", || open("m").1.status);
     drop((second, third));
-    until(200, "L-5: a place of the key is free", || open(server, "k", &k).1.status);
+    until(opened, "L-5: a place of the key is free", || open("k").1.status);
+}
+
+fn heads_take_no_place(server: &Server, target: &str) {
+    until(0, "all places are free", || streams(server));
+    let mut client = server.connect();
+    for _ in 0..5 {
+        assert_eq!(client.call_as("k", "HEAD", target, "").status, 200, "T-13");
+    }
+    assert_eq!(streams(server), 0, "T-13");
 }
 
 /// What the metrics say is open.
