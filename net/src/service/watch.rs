@@ -37,6 +37,8 @@ struct Watcher {
     seen: u64,
     /// It was not told anything yet.
     fresh: bool,
+    /// The last look that read for it.
+    look: u64,
     /// Waits for a load or a commit.
     away: bool,
     in_flight_bytes: u64,
@@ -111,7 +113,11 @@ pub(super) struct Watchers {
     /// What the turn has for streams, by core.
     out: Vec<(usize, Feed)>,
     scratch: Vec<u8>,
+    /// Number of the look at work, and what it has read.
+    look: u64,
     rendered: Vec<Rendered>,
+    /// Somebody has more to read than this look gave.
+    more: bool,
 }
 
 impl Watchers {
@@ -129,7 +135,9 @@ impl Watchers {
             held: VecDeque::new(),
             out: Vec::new(),
             scratch: Vec::new(),
+            look: 0,
             rendered: Vec::new(),
+            more: false,
         }
     }
 
@@ -204,6 +212,7 @@ impl Watchers {
             cursor: from_seq,
             seen: 0,
             fresh: true,
+            look: 0,
             away: false,
             in_flight_bytes: 0,
             window_bytes,
@@ -380,6 +389,8 @@ impl Watchers {
     fn look(&mut self, key: Key, budget: &mut Budget, shard: &mut Shard, now: Millis) {
         let Some(watched) = self.topics.get_mut(key) else { return };
         watched.queued = false;
+        self.look += 1;
+        self.more = false;
         // A topic that routers fill is settled before it is shown: what their sources had
         // acknowledged becomes a publication of its own, and with it another look.
         let renders_before = budget.renders;
@@ -420,7 +431,7 @@ impl Watchers {
             return;
         }
         watched.queued = true;
-        match busy && complete {
+        match busy && complete && !self.more {
             true => self.later.push(key),
             false => self.due.push_back(key),
         }
@@ -433,6 +444,13 @@ impl Watchers {
         if !watcher.is_due(watched.version) {
             return;
         }
+        // Once a look: items leave in the order in which their places were read first, which for two items
+        // of one watcher may be the wrong one.
+        if watcher.look == self.look {
+            self.more = true;
+            return watched.single.push_back(key);
+        }
+        watcher.look = self.look;
         let here = |other: &Rendered| {
             other.cursor == watcher.cursor && Arc::ptr_eq(&other.options, &watcher.options)
         };
@@ -458,7 +476,10 @@ impl Watchers {
                 watcher.away = true;
                 return rendered.keys.push(key);
             }
-            Found::Busy => return watched.single.push_back(key),
+            Found::Busy => {
+                watcher.look = 0; // nothing was read
+                return watched.single.push_back(key);
+            }
         };
         if let FeedItem::Read(read) = &**item {
             watcher.seen = if read.caught_up() { watched.version } else { 0 };
@@ -474,6 +495,7 @@ impl Watchers {
             watcher.away = true;
             rendered.keys.push(key);
         } else if watcher.is_due(watched.version) {
+            self.more = true;
             watched.single.push_back(key);
         }
     }
@@ -491,6 +513,7 @@ impl Watchers {
                 Found::Item { item, wait } => {
                     let stays = matches!(*item, FeedItem::Read(_));
                     if stays && wait <= shard.committed() {
+                        debug_assert!(keys.is_empty(), "nothing is committed during a look");
                         self.send(&item, tokens);
                         continue;
                     }
@@ -547,3 +570,6 @@ fn read(
         Err(No::Refused(_, wait)) => gone(FeedItem::Failed, wait),
     }
 }
+
+#[cfg(test)]
+mod tests;
