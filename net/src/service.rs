@@ -230,6 +230,7 @@ impl Service {
         let origin = Origin { core: self.core, caller };
         match self.shard.append(request, self.now) {
             Ok(outcome) => {
+                self.routing.pumps.on_append(request.batch.body.len());
                 let answer = append_answer(&outcome, since);
                 self.finish(origin, Answer::Append(answer, None), outcome.wait)
             }

@@ -29,6 +29,11 @@ pub(crate) struct Copies {
 }
 
 impl Copies {
+    /// What it takes in the log of its dest, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.body.len() + 32 * self.records.len()
+    }
+
     pub(crate) fn batch(&self) -> Batch<'_> {
         Batch { body: &self.body, side: &[], records: &self.records }
     }

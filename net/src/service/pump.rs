@@ -3,9 +3,9 @@
 //! Lives here: when a source is visited and in which order, retries, who waits for a router to arrive.
 //! Not here: what is copied (`routers::copies`), how it is stored (the engine), readers (`settle`).
 //!
-//! Forwarding never delays a write of the source (R-30, I-48): it gets a share of the core's time while
-//! there are requests, and what nobody else wants otherwise; only what a reader waits for goes first. A
-//! source is visited [`FORWARD_DELAY_MS`] after its first record that had no turn yet, or at once when
+//! Forwarding never delays a write of the source (R-30, I-48): while clients write, it gets a share of the
+//! core's time and of the log's bytes, which twenty copies of each record would fill many times over; what
+//! nobody else wants otherwise. Only what a reader waits for goes first. A source is visited [`FORWARD_DELAY_MS`] after its first record that had no turn yet, or at once when
 //! somebody waits at a dest. Sources take turns by rounds, those of higher effective priority first (PR-3).
 //!
 //! A router whose dest takes nothing rests, and tries again with one record at a time until it flows: so a
@@ -34,6 +34,14 @@ const SHARE: u64 = 12;
 /// …and in so many, once copies have been behind for [`BEHIND_MS`].
 const SHARE_BEHIND: u64 = 3;
 const BEHIND_MS: u64 = 10_000;
+/// While clients write, one byte is copied for so many of theirs, or one for one once copies are behind…
+const BYTE_SHARE: u64 = 10;
+/// …and so many a millisecond in any case: no disk notices these, and a slow writer's routers keep up.
+const BYTES_PER_MS: u64 = 16 << 10;
+/// What is saved up of that at most.
+const BYTE_CREDIT_MAX: i64 = FORWARD_BYTES_MAX as i64;
+/// Clients count as writing for so long after a write.
+const WRITING_MS: u64 = 20;
 /// What is saved up of that share at most.
 const CREDIT_US_MAX: i64 = 4_000;
 /// For copies in one turn, when the core had nothing else to do: a request that comes meanwhile waits so long.
@@ -124,7 +132,11 @@ pub(super) struct Pumps {
     ready: Vec<TopicId>,
     loading: AHashMap<LoadId, TopicId>,
     credit_us: i64,
+    byte_credit: i64,
     counted_us: u64,
+    /// Bytes that clients appended since the credits were last counted, and when they did last.
+    appended_bytes: u64,
+    appended_ms: u64,
     behind_since_ms: Option<u64>,
     /// The server stops: nothing is put off.
     draining: bool,
@@ -142,7 +154,10 @@ impl Pumps {
             ready: Vec::new(),
             loading: AHashMap::new(),
             credit_us: 0,
+            byte_credit: 0,
             counted_us: 0,
+            appended_bytes: 0,
+            appended_ms: 0,
             behind_since_ms: None,
             draining: false,
             stats: PumpStats::default(),
@@ -165,7 +180,17 @@ impl Pumps {
 
     /// Whether the next turn has something to do.
     pub(super) fn has_work(&self) -> bool {
-        !self.urgent.is_empty() || self.credit_us > 0 && self.has_ready()
+        !self.urgent.is_empty() || self.has_credit() && self.has_ready()
+    }
+
+    fn has_credit(&self) -> bool {
+        self.credit_us > 0 && self.byte_credit > 0
+    }
+
+    /// A client appended so much.
+    #[inline]
+    pub(super) fn on_append(&mut self, bytes: usize) {
+        self.appended_bytes += bytes as u64;
     }
 
     fn has_ready(&self) -> bool {
@@ -360,11 +385,21 @@ impl Pumps {
     fn earn(&mut self, steady_us: u64, is_idle: bool) {
         let behind = self.behind_since_ms.is_some_and(|since| steady_us / 1000 - since > BEHIND_MS);
         let share = if behind { SHARE_BEHIND } else { SHARE };
-        let earned = (steady_us.saturating_sub(self.counted_us) / share) as i64;
+        let passed_us = steady_us.saturating_sub(self.counted_us);
         self.counted_us = steady_us;
-        self.credit_us = (self.credit_us + earned).min(CREDIT_US_MAX);
+        self.credit_us = (self.credit_us + (passed_us / share) as i64).min(CREDIT_US_MAX);
         if is_idle || self.draining {
             self.credit_us = self.credit_us.max(IDLE_SLICE_US);
+        }
+        let appended_bytes = std::mem::take(&mut self.appended_bytes);
+        if appended_bytes > 0 {
+            self.appended_ms = steady_us / 1000;
+        }
+        let byte_share = if behind { 1 } else { BYTE_SHARE };
+        let earned = appended_bytes / byte_share + passed_us.min(1_000_000) * BYTES_PER_MS / 1000;
+        self.byte_credit = (self.byte_credit + earned as i64).min(BYTE_CREDIT_MAX);
+        if self.draining || steady_us / 1000 > self.appended_ms + WRITING_MS {
+            self.byte_credit = BYTE_CREDIT_MAX;
         }
     }
 }
@@ -400,9 +435,10 @@ impl Service {
         while began.elapsed().as_micros() < URGENT_US_MAX && self.visit_next(true, || false) {}
         let (began, credit_us) = (Instant::now(), self.routing.pumps.credit_us);
         let spent_us = || began.elapsed().as_micros() as i64;
-        if credit_us > 0 {
-            while spent_us() < credit_us && self.visit_next(false, || spent_us() >= credit_us) {}
-        }
+        while self.routing.pumps.byte_credit > 0
+            && spent_us() < credit_us
+            && self.visit_next(false, || spent_us() >= credit_us)
+        {}
         let pumps = &mut self.routing.pumps;
         pumps.credit_us -= spent_us();
         match pumps.has_ready() {
@@ -433,7 +469,7 @@ impl Service {
                 }
                 return true;
             }
-            if is_over() {
+            if is_over() || !urgent && self.routing.pumps.byte_credit <= 0 {
                 self.routing.pumps.round.push_front(id);
                 return false;
             }
@@ -479,6 +515,7 @@ impl Service {
         };
         pump.in_flight = true;
         pump.waiters.iter_mut().for_each(|waiter| waiter.tried = true);
+        self.routing.pumps.byte_credit -= copies.bytes() as i64;
         let (router, oversized) = (route.def.id, copies.oversized);
         let op = ForwardOp { router, dest: route.def.dest_id, copies };
         self.ask(route.dest_core, Op::Router(RouterOp::Forward(Box::new(op))), move |service, answer| {

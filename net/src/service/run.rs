@@ -124,6 +124,7 @@ impl Service {
         };
         match self.shard.append(&request, self.now) {
             Ok(outcome) => {
+                self.routing.pumps.on_append(op.body.len());
                 let answer = append_answer(&outcome, since);
                 Ran::Answer(Answer::Append(answer, Some(op)), outcome.wait)
             }
