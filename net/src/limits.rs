@@ -117,9 +117,9 @@ pub const SESSION_IDLE_MS: u64 = 300_000;
 /// A record that came through this many routers goes through no more.
 pub const ROUTER_HOPS_MAX: u8 = 8;
 /// Records of one forward…
-pub const FORWARD_RECORDS_MAX: usize = 2048;
+pub const FORWARD_RECORDS_MAX: usize = 4096;
 /// …and their bytes, but always one record.
-pub const FORWARD_BYTES_MAX: usize = 256 << 10;
+pub const FORWARD_BYTES_MAX: usize = 512 << 10;
 /// Copies go out this long after their record at the latest, if nobody waits for them.
 pub const FORWARD_DELAY_MS: u64 = 20;
 /// How long a router rests whose dest took nothing.

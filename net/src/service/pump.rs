@@ -37,7 +37,7 @@ const BEHIND_MS: u64 = 10_000;
 /// While clients write, one byte is copied for so many of theirs, or one for one once copies are behind…
 const BYTE_SHARE: u64 = 10;
 /// …and so many a millisecond in any case: no disk notices these, and a slow writer's routers keep up.
-const BYTES_PER_MS: u64 = 16 << 10;
+const BYTES_PER_MS: u64 = 8 << 10;
 /// What is saved up of that at most.
 const BYTE_CREDIT_MAX: i64 = FORWARD_BYTES_MAX as i64;
 /// Clients count as writing for so long after a write.
@@ -140,6 +140,8 @@ pub(super) struct Pumps {
     behind_since_ms: Option<u64>,
     /// The server stops: nothing is put off.
     draining: bool,
+    /// Readers that wait for a router.
+    waiting: usize,
     stats: PumpStats,
 }
 
@@ -160,6 +162,7 @@ impl Pumps {
             appended_ms: 0,
             behind_since_ms: None,
             draining: false,
+            waiting: 0,
             stats: PumpStats::default(),
         }
     }
@@ -252,6 +255,7 @@ impl Pumps {
             return Vec::new();
         };
         let pump = source.pumps.swap_remove(at);
+        self.waiting -= pump.waiters.len();
         if let Some(timer) = pump.rest {
             self.wheel.cancel(timer);
         }
@@ -388,7 +392,9 @@ impl Pumps {
         let passed_us = steady_us.saturating_sub(self.counted_us);
         self.counted_us = steady_us;
         self.credit_us = (self.credit_us + (passed_us / share) as i64).min(CREDIT_US_MAX);
-        if is_idle || self.draining {
+        // What readers wait for has the rest of the core and of the log to itself.
+        let is_free = self.waiting == 0;
+        if is_idle && is_free || self.draining {
             self.credit_us = self.credit_us.max(IDLE_SLICE_US);
         }
         let appended_bytes = std::mem::take(&mut self.appended_bytes);
@@ -398,7 +404,8 @@ impl Pumps {
         let byte_share = if behind { 1 } else { BYTE_SHARE };
         let earned = appended_bytes / byte_share + passed_us.min(1_000_000) * BYTES_PER_MS / 1000;
         self.byte_credit = (self.byte_credit + earned as i64).min(BYTE_CREDIT_MAX);
-        if self.draining || steady_us / 1000 > self.appended_ms + WRITING_MS {
+        let is_writing = steady_us / 1000 <= self.appended_ms + WRITING_MS;
+        if self.draining || is_free && !is_writing {
             self.byte_credit = BYTE_CREDIT_MAX;
         }
     }
@@ -658,6 +665,7 @@ impl Service {
     fn tell_waiters(&mut self, router: RouterId, cannot: bool) {
         let Some((_, pump)) = self.routing.pumps.find(router) else { return };
         let position = pump.position;
+        let waiters = pump.waiters.len();
         let mut told: Vec<Origin> = Vec::new();
         pump.waiters.retain(|waiter| {
             let over = waiter.target <= position || cannot && waiter.tried;
@@ -666,9 +674,11 @@ impl Service {
             }
             !over
         });
+        let left = pump.waiters.len();
         if !pump.in_flight {
             told.append(&mut pump.pausing);
         }
+        self.routing.pumps.waiting -= waiters - left;
         for origin in told {
             self.answer(origin, Answer::Router(RouterAnswer::Done));
         }
@@ -698,7 +708,9 @@ impl Service {
             return self.answer(origin, Answer::Router(RouterAnswer::Done));
         }
         pump.waiters.push(Waiter { origin, target, tried: false });
-        if let Some(timer) = pump.rest.take() {
+        let rest = pump.rest.take();
+        self.routing.pumps.waiting += 1;
+        if let Some(timer) = rest {
             self.routing.pumps.wheel.cancel(timer);
         }
         self.go_on(id);
