@@ -158,6 +158,8 @@ pub struct Queue {
     pruned: Seq,
     holders: AHashMap<u64, Holder>,
     nobody: Rc<[u8]>,
+    /// The log has ended, and everything that was leaving stays.
+    ended: bool,
 }
 
 impl Default for Queue {
@@ -174,6 +176,7 @@ impl Default for Queue {
             pruned: 0,
             holders: AHashMap::new(),
             nobody: Rc::from(&b""[..]),
+            ended: false,
         }
     }
 }
@@ -518,6 +521,9 @@ impl Queue {
 
     /// The log takes nothing any more: what was leaving stays, and is ready again.
     pub fn nothing_leaves(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return; // nothing began to leave since
+        }
         for (seq, job) in self.jobs.iter_mut().filter(|(_, job)| job.presence == Presence::Leaving) {
             job.presence = Presence::Here;
             job.state = JobState::Ready;

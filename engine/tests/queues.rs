@@ -324,7 +324,7 @@ impl Model {
     }
 
     fn restart(&mut self) -> Outcome<()> {
-        match self.rng.below(3) {
+        match if self.config.class == Class::Memory { 0 } else { self.rng.below(3) } {
             0 => {
                 self.rig.stop()?;
                 self.rig.crash(Crash::Kill);
@@ -334,6 +334,9 @@ impl Model {
         }
         self.rig.open()?;
         self.ghosts.clear();
+        if self.config.class == Class::Ephemeral {
+            self.jobs.clear();
+        }
         self.dead_lettered = 0;
         for job in self.jobs.values_mut() {
             match (&job.is, self.config.leases_durable) {
@@ -388,7 +391,7 @@ fn a_queue_does_what_the_model_does() {
     for seed in first..first + env("RUNELOG_SEEDS", 40) {
         named(&format!("RUNELOG_SEED={seed} RUNELOG_SEEDS=1"), || {
             let mut rng = Rng::new(seed);
-            let class = [Class::Disk, Class::Fsync, Class::Disk][rng.index(3)];
+            let class = [Class::Disk, Class::Fsync, Class::Memory, Class::Ephemeral][rng.index(4)];
             let mut config = config(class, rng.chance(1, 2));
             if rng.chance(1, 3) {
                 config.cap_records = 12;

@@ -290,7 +290,7 @@ impl Service {
         }
         let Moves { origin, mut op, topic, copied, .. } = self.queues.moves.remove(&id).expect("just seen");
         if copied.is_empty() {
-            let ran = self.run(Op::Claim(op));
+            let ran = self.run_here(Op::Claim(op)); // it was settled when it came
             return self.later(origin, ran);
         }
         let done = Op::DeadLettersDone { topic, seqs: copied.clone() };
@@ -298,7 +298,7 @@ impl Service {
             if matches!(answer, Answer::Fault(..)) {
                 op.failed.extend(copied); // they may come twice, never not at all
             }
-            let ran = service.run(Op::Claim(op));
+            let ran = service.run_here(Op::Claim(op));
             service.later(origin, ran);
         });
     }
