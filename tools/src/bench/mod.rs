@@ -72,6 +72,9 @@ pub(crate) struct BenchArgs {
     /// 0 picks topics evenly, 1 like words of a language
     #[arg(long, default_value_t = 0.0)]
     skew: f64,
+    /// append: routers from each topic, each to a topic of its own
+    #[arg(long, default_value_t = 0)]
+    routers: usize,
     /// read: where reads begin
     #[arg(long, value_enum, default_value = "head")]
     from: From,
@@ -183,6 +186,13 @@ fn point(args: &BenchArgs, class: &str, rate: Option<f64>) -> Result<Row, String
     for topic in &topics {
         let config = format!("{{\"durability\":\"{class}\",\"type\":\"{kind}\"}}");
         let answer = target.client.put(&format!("/v0/topics/{topic}"), config.as_bytes())?;
+        if answer.status >= 300 {
+            return Err(answer.complaint());
+        }
+    }
+    for (index, topic) in topics.iter().flat_map(|topic| (0..args.routers).map(move |index| (index, topic))) {
+        let router = format!("{{\"source\":\"{topic}\",\"dest\":\"{topic}-copy-{index}\"}}");
+        let answer = target.client.put(&format!("/v0/routers/{topic}-{index}"), router.as_bytes())?;
         if answer.status >= 300 {
             return Err(answer.complaint());
         }
