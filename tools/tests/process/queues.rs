@@ -240,6 +240,7 @@ fn dead_letters_are_in_the_queue_or_moved_after_every_kill() {
         client.topic(
             &format!("q-{at}"),
             &json!({"type": "queue", "durability": class, "max_deliveries": 1, "dead_letter": format!("dead-{at}"),
+                "lease_ms": 300,
                 "leases_durable": (at % 2 == 0)})
             .to_string(),
         );

@@ -6,6 +6,7 @@
 mod append;
 mod auth;
 mod caps;
+mod churn;
 mod cold;
 mod dead_letters;
 mod delete;
