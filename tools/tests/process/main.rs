@@ -15,6 +15,7 @@ mod queues;
 mod random;
 mod restart;
 mod routers;
+mod routers_defined;
 mod routers_load;
 mod server;
 mod start;
