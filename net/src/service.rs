@@ -1,11 +1,15 @@
 //! The owner's side of a core: operations on its shard, from its own connections and from other cores,
 //! and everything that has to wait: for a commit, for sealed blocks, for room in the log, for news.
-//! Lives here: routing to the owner, waiting answers, long-polls. Not here: sockets, HTTP heads (`conn`),
-//! what an operation does (`handlers`).
+//! Lives here: waiting answers, messages, the order of a turn. By file: `entry` (from a connection to the
+//! owner), `run` (one operation), `polls`, `watch`, `sessions`, `subscribe`, `queue`, `work`, `routers` with
+//! `router_ops`, `pump`, `settle` and `start`, `tasks`. Not here: sockets, HTTP heads (`conn`), what an
+//! operation does (`handlers`).
 //!
 //! Waiting never blocks: an answer that must wait is put down with the block it waits for; an operation
 //! that must be asked again is put down whole. Both are bounded.
 
+mod entry;
+mod polls;
 mod pump;
 mod queue;
 mod router_ops;
@@ -22,24 +26,22 @@ mod work;
 use crate::caps::Caps;
 use crate::fault::Fault;
 use crate::feed::{Feed, WatchCommand};
-use crate::handlers::{diff, fault_of};
-use crate::json::control::DiffRequest;
-use crate::limits::{BUSY_MAX, BUSY_MS_MAX, MESH_PER_TURN_MAX, POLLS_MAX};
+use crate::handlers::fault_of;
+use crate::limits::{BUSY_MAX, BUSY_MS_MAX, MESH_PER_TURN_MAX};
 use crate::mesh::Mesh;
 use crate::message::{Answer, AppendAnswer, AppendOp, Caller, DiffOp, Message, Op, Origin};
 use crate::metrics::CoreCounters;
-use crate::routers::message::RegistryOp;
-use crate::timers::{TimerId, Wheel};
+use crate::timers::Wheel;
 use ahash::AHashMap;
+use polls::{EmptyRead, Poll};
 pub(crate) use pump::PumpStats;
 use queue::Queues;
 pub(crate) use routers::REGISTRY_CORE;
 use routers::Routing;
-use runelog_engine::config::Class;
 use runelog_engine::error::{EngineError, No};
 use runelog_engine::ids::Millis;
 use runelog_engine::index::Wanted;
-use runelog_engine::shard::{AppendRequest, LoadId, ReadOutcome, Shard, TopicRef, owner_of};
+use runelog_engine::shard::{LoadId, Shard, TopicRef, owner_of};
 use runelog_engine::wal::Wait;
 pub(crate) use sessions::Resolved;
 use sessions::Sessions;
@@ -56,24 +58,6 @@ struct Held {
     origin: Origin,
     answer: Answer,
     since: Instant,
-}
-
-/// A long-poll: a read that found nothing and waits for the topic (§5.2).
-struct Poll {
-    origin: Origin,
-    op: Box<DiffOp>,
-    read: EmptyRead,
-    timer: TimerId,
-}
-
-/// The first read of a long-poll, whose answer the timeout brings (D-22).
-struct EmptyRead {
-    topic: TopicRef,
-    head: u64,
-    json: Vec<u8>,
-    scanned: u64,
-    /// When that answer may leave.
-    wait: Wait,
 }
 
 /// An operation that the log, or a delete at work, has no room for yet.
@@ -208,157 +192,6 @@ impl Service {
     /// The core that owns a topic.
     pub(crate) fn owner(&self, topic: &str) -> usize {
         usize::from(owner_of(topic.as_bytes(), self.directory, self.cores))
-    }
-
-    /// Runs an append on behalf of a local connection, here or at its owner. The batch is borrowed:
-    /// on the usual path nothing is copied but the records into the log.
-    /// `if_created` refuses it where it would create the topic.
-    pub(crate) fn append(
-        &mut self,
-        caller: Caller,
-        topic: &str,
-        request: &AppendRequest<'_>,
-        if_created: Option<Box<Fault>>,
-    ) -> Handled {
-        let owner = self.owner(topic);
-        if owner != self.core || if_created.is_some() {
-            let mut op = self.carry(topic, request);
-            op.if_created = if_created;
-            return self.operate(caller, topic, Op::Append(op));
-        }
-        let since = Instant::now();
-        let origin = Origin { core: self.core, caller };
-        match self.shard.append(request, self.now) {
-            Ok(outcome) => {
-                self.routing.pumps.on_append(request.batch.body.len());
-                let answer = append_answer(&outcome, since);
-                self.finish(origin, Answer::Append(answer, None), outcome.wait)
-            }
-            Err(No::Refused(error, wait)) => {
-                let fault = Box::new(fault_of(&error, topic));
-                self.finish(origin, Answer::Fault(fault, None), wait)
-            }
-            Err(No::Busy) => {
-                let op = Op::Append(self.carry(topic, request));
-                self.put_down(origin, Ran::Busy(op))
-            }
-            Err(No::Load(blocks)) => {
-                let op = Op::Append(self.carry(topic, request));
-                self.put_down(origin, Ran::Load(op, blocks))
-            }
-        }
-    }
-
-    /// An append that owns its bytes, in a used carrier if there is one.
-    fn carry(&mut self, topic: &str, request: &AppendRequest<'_>) -> Box<AppendOp> {
-        let mut op = self.carriers.pop().unwrap_or_default();
-        op.topic.clear();
-        op.topic.push_str(topic);
-        op.body.clear();
-        op.body.extend_from_slice(request.batch.body);
-        op.side.clear();
-        op.side.extend_from_slice(request.batch.side);
-        op.records.clear();
-        op.records.extend_from_slice(request.batch.records);
-        op.key = request.key.map(<[u8]>::to_vec);
-        op.create = request.create;
-        op.config = request.config.map(|config| Box::new(config.clone()));
-        op.if_created = None;
-        op
-    }
-
-    /// Keeps a carrier for the next append that needs one.
-    pub(crate) fn reuse(&mut self, carrier: Option<Box<AppendOp>>) {
-        let kept = self.carriers.len() < 64;
-        self.carriers.extend(carrier.filter(|carrier| kept && carrier.body.capacity() <= 256 << 10));
-    }
-
-    /// Reads on behalf of a local connection. Where the owner is this core and nothing has to wait, the
-    /// object is rendered into `out`, and the records scanned are returned.
-    pub(crate) fn diff(
-        &mut self,
-        caller: Caller,
-        topic: &str,
-        request: DiffRequest,
-        out: &mut Vec<u8>,
-    ) -> Result<u64, Handled> {
-        let owner = self.owner(topic);
-        let boxed = |request| Box::new(DiffOp { topic: topic.into(), request });
-        if owner != self.core {
-            return Err(self.forward(caller, owner, Op::Diff(boxed(request))));
-        }
-        let origin = Origin { core: self.core, caller };
-        if self.is_behind(topic) {
-            return Err(self.put_down(origin, Ran::Settle(Op::Diff(boxed(request)))));
-        }
-        let start = out.len();
-        match diff::render(&mut self.shard, topic, &request, self.now, out) {
-            Ok(outcome) => {
-                let waits = waits(&request, &outcome);
-                if !waits && outcome.wait <= self.shard.committed() {
-                    return Ok(outcome.examined);
-                }
-                let json = out.split_off(start);
-                let ran = match waits {
-                    true => Ran::Poll(boxed(request), empty_read(&outcome, json)),
-                    false => Ran::Answer(
-                        Answer::Body { status: 200, json, scanned: Some(outcome.examined) },
-                        outcome.wait,
-                    ),
-                };
-                Err(self.put_down(origin, ran))
-            }
-            Err(no) => {
-                let ran = refused(no, topic, || Op::Diff(boxed(request)));
-                Err(self.put_down(origin, ran))
-            }
-        }
-    }
-
-    /// Runs an operation on behalf of a local connection, here or at its owner.
-    pub(crate) fn operate(&mut self, caller: Caller, topic: &str, op: Op) -> Handled {
-        self.operate_at(caller, self.owner(topic), op)
-    }
-
-    /// Runs a request about routers, or one that may take routers with it.
-    pub(crate) fn operate_registry(&mut self, caller: Caller, op: RegistryOp) -> Handled {
-        self.operate_at(caller, REGISTRY_CORE, Op::Registry(Box::new(op)))
-    }
-
-    fn operate_at(&mut self, caller: Caller, owner: usize, op: Op) -> Handled {
-        match owner == self.core {
-            true => {
-                let ran = self.run(op);
-                self.put_down(Origin { core: self.core, caller }, ran)
-            }
-            false => self.forward(caller, owner, op),
-        }
-    }
-
-    /// Sends an operation to every core, this one included; the answers come one by one.
-    pub(crate) fn operate_everywhere(&mut self, caller: Caller, make: impl Fn() -> Op) {
-        for core in 0..self.cores() {
-            if core == self.core {
-                let ran = self.run(make());
-                if let Handled::Now(answer) = self.put_down(Origin { core, caller }, ran) {
-                    self.hand_out(caller, answer);
-                }
-            } else {
-                // A part of a whole: it waits in the outbox rather than failing the rest.
-                self.outbox.push_back((core, Message::Request { caller, op: make() }));
-            }
-        }
-    }
-
-    fn forward(&mut self, caller: Caller, owner: usize, op: Op) -> Handled {
-        self.counters.forwarded += 1;
-        match self.mesh.try_send(owner, Message::Request { caller, op }) {
-            Ok(()) => Handled::Later,
-            Err(_) => {
-                self.counters.mesh_full += 1;
-                Handled::Now(Answer::Fault(Box::new(Fault::throttled()), None))
-            }
-        }
     }
 
     /// An answer leaves now or is held until its block is committed.
@@ -499,19 +332,7 @@ impl Service {
                 self.settle_first(origin, op);
                 Handled::Later
             }
-            Ran::Poll(op, read) => {
-                if self.polls.len() >= POLLS_MAX {
-                    return self.deliver(origin, Answer::Fault(Box::new(Fault::throttled()), None));
-                }
-                let id = self.next_poll;
-                self.next_poll += 1;
-                let until_ms = self.steady_ms + u64::from(op.request.wait_ms);
-                let timer = self.wheel.insert(until_ms, id);
-                self.be_eager(&op.topic, until_ms);
-                self.waiters.entry(read.topic).or_default().push(id);
-                self.polls.insert(id, Poll { origin, op, read, timer });
-                Handled::Later
-            }
+            Ran::Poll(op, read) => self.park_poll(origin, op, read),
         }
     }
 
@@ -601,68 +422,6 @@ impl Service {
                 let fault = Box::new(fault_of(&error, ""));
                 self.deliver_later(held.origin, Answer::Fault(fault, None));
             }
-        }
-    }
-
-    /// Runs long-polls again whose topic got records (D-21).
-    fn wake_polls(&mut self) {
-        let mut published = std::mem::take(&mut self.published);
-        self.watchers.published(&published);
-        self.works.published(&published);
-        if !self.waiters.is_empty() {
-            for topic in &published {
-                for id in self.waiters.remove(topic).unwrap_or_default() {
-                    self.wake_poll(id);
-                }
-            }
-        }
-        published.clear();
-        // What the woken ones made.
-        published.append(&mut self.published);
-        self.published = published;
-    }
-
-    fn wake_poll(&mut self, id: u64) {
-        let Some(poll) = self.polls.remove(&id) else { return };
-        let Poll { origin, mut op, read: first, timer } = poll;
-        if self.is_behind(&op.topic) {
-            op.request.wait_ms = 0;
-            self.wheel.cancel(timer);
-            return self.later(origin, Ran::Settle(Op::Diff(op)));
-        }
-        let mut ran = self.run_diff(op);
-        match ran {
-            // The news were those that the first read had seen already: `ephemeral` records are
-            // published at once, and told of a little later.
-            Ran::Poll(op, again) if again.head == first.head => {
-                self.waiters.entry(first.topic).or_default().push(id);
-                self.polls.insert(id, Poll { origin, op, read: first, timer });
-                return;
-            }
-            // Nothing for this reader; the second read answers all the same.
-            Ran::Poll(_, again) => {
-                let EmptyRead { json, scanned, wait, .. } = again;
-                ran = Ran::Answer(Answer::Body { status: 200, json, scanned: Some(scanned) }, wait);
-            }
-            Ran::Load(Op::Diff(ref mut op), _) | Ran::Busy(Op::Diff(ref mut op)) => op.request.wait_ms = 0,
-            _ => {}
-        }
-        self.wheel.cancel(timer);
-        self.later(origin, ran);
-    }
-
-    fn expire_polls(&mut self, steady_ms: u64) {
-        while let Some(id) = self.wheel.next_due(steady_ms) {
-            let Some(poll) = self.polls.remove(&id) else { continue };
-            let Poll { origin, read: EmptyRead { topic, json, scanned, wait, .. }, .. } = poll;
-            if let Some(waiters) = self.waiters.get_mut(&topic) {
-                waiters.retain(|other| *other != id);
-                if waiters.is_empty() {
-                    self.waiters.remove(&topic);
-                }
-            }
-            let answer = Answer::Body { status: 200, json, scanned: Some(scanned) };
-            self.later(origin, Ran::Answer(answer, wait));
         }
     }
 
@@ -771,38 +530,6 @@ impl Service {
     /// Whether no request is in progress here.
     pub(crate) fn is_quiet(&self) -> bool {
         !self.is_waiting() && self.polls.is_empty() && self.queues.is_quiet() && self.answers.is_empty()
-    }
-
-    /// Long-polls that wait here.
-    pub(crate) fn poll_count(&self) -> usize {
-        self.polls.len()
-    }
-}
-
-/// D-20.
-fn waits(request: &DiffRequest, outcome: &ReadOutcome) -> bool {
-    request.wait_ms > 0 && outcome.caught_up() && outcome.delivered == 0 && outcome.tombstone.is_none()
-}
-
-fn empty_read(outcome: &ReadOutcome, json: Vec<u8>) -> EmptyRead {
-    EmptyRead {
-        topic: outcome.topic,
-        head: outcome.head_seq,
-        json,
-        scanned: outcome.examined,
-        wait: outcome.wait,
-    }
-}
-
-fn append_answer(outcome: &runelog_engine::shard::Appended, since: Instant) -> AppendAnswer {
-    AppendAnswer {
-        first_seq: outcome.first_seq,
-        count: outcome.count,
-        created: outcome.created,
-        deduped: outcome.deduped,
-        synced: outcome.class == Class::Fsync,
-        append_ns: since.elapsed().as_nanos() as u64,
-        commit_ns: 0,
     }
 }
 

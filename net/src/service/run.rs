@@ -1,6 +1,8 @@
 //! Running one operation on this core's shard: what each comes to, nothing about what then waits.
 
-use super::{Ran, Service, append_answer, empty_read, refused, waits};
+use super::entry::append_answer;
+use super::polls::{empty_read, waits};
+use super::{Ran, Service, refused};
 use crate::handlers::{diff, fault_of, topics};
 use crate::message::{Answer, AppendOp, DeleteOp, DiffOp, ListEntry, Op};
 use crate::metrics::ShardReport;
