@@ -260,8 +260,11 @@ impl Service {
                 return self.open_work(core, *open);
             }
             WatchCommand::Credit(ref credits) => self.works.credit(core, credits),
-            WatchCommand::Close(ref tokens) => self.close_works(core, tokens),
-            WatchCommand::Open(ref open) => self.hurry_copies(&open.topic),
+            WatchCommand::Close(ref tokens) => {
+                self.close_works(core, tokens);
+                self.give_up_watching(core, tokens);
+            }
+            WatchCommand::Open(open) => return self.watch_settled(core, open),
         }
         self.watchers.command(core, command, &self.shard);
     }

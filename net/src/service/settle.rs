@@ -12,11 +12,12 @@
 
 use super::{Ran, Service};
 use crate::fault::Fault;
+use crate::feed::{OpenWatch, WatchCommand};
 use crate::limits::POLLS_MAX;
 use crate::message::{Answer, Op, Origin};
 use crate::routers::graph::Route;
 use crate::routers::message::RouterOp;
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use runelog_engine::wal::Wait;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ struct Settling {
 pub(super) struct Settles {
     topics: AHashMap<Box<str>, Settling>,
     waiting: usize,
+    /// Watchers that begin to stand when their topic is settled: core and token.
+    opening: AHashSet<(usize, u64)>,
 }
 
 impl Settles {
@@ -82,11 +85,37 @@ impl Service {
         }
     }
 
-    /// A stream watches a topic: what is on its way comes now, and what follows without delay.
+    /// A work stream takes from a topic: what is on its way comes now, and what follows without delay.
     pub(super) fn hurry_copies(&mut self, topic: &str) {
         self.be_eager(topic, self.steady_ms + 2 * WATCHED_MS);
         if self.is_behind(topic) {
             self.ask(self.core, Op::Router(RouterOp::Settle(topic.into())), |_, _| {});
+        }
+    }
+
+    /// A stream of `core` watches a topic: its first read has what is on its way by now, and what
+    /// follows comes without delay.
+    pub(super) fn watch_settled(&mut self, core: usize, open: Box<OpenWatch>) {
+        self.be_eager(&open.topic, self.steady_ms + 2 * WATCHED_MS);
+        if !self.is_behind(&open.topic) {
+            return self.watchers.command(core, WatchCommand::Open(open), &self.shard);
+        }
+        let watcher = (core, open.token);
+        self.routing.settles.opening.insert(watcher);
+        let settle = Op::Router(RouterOp::Settle(open.topic.clone()));
+        self.ask(self.core, settle, move |service, _| {
+            if service.routing.settles.opening.remove(&watcher) {
+                service.watchers.command(core, WatchCommand::Open(open), &service.shard);
+            }
+        });
+    }
+
+    /// Streams have ended: those of their watchers that do not stand yet never will.
+    pub(super) fn give_up_watching(&mut self, core: usize, tokens: &[u64]) {
+        if !self.routing.settles.opening.is_empty() {
+            for token in tokens {
+                self.routing.settles.opening.remove(&(core, *token));
+            }
         }
     }
 

@@ -32,6 +32,7 @@ mod watch;
 mod watch_flow;
 mod watch_keys;
 mod watch_resume;
+mod watch_routed;
 mod websocket;
 mod websocket_edge;
 mod ws;
