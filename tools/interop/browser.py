@@ -3,6 +3,7 @@
 A proxy stands between browser and server, so that connections can be cut.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -80,7 +81,8 @@ class Page:
             if time.monotonic() > deadline:
                 raise SystemExit("the browser did not start")
             time.sleep(0.05)
-        self.socket = connect(pages[0]["webSocketDebuggerUrl"], max_size=None)
+        self.stack = contextlib.ExitStack()
+        self.socket = self.stack.enter_context(connect(pages[0]["webSocketDebuggerUrl"], max_size=None))
         self.number = 0
 
     def ask(self, method, **parameters):

@@ -4,12 +4,15 @@ set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 RUNELOG="$(realpath "${1:?the runelog binary}")"
 export RUNELOG
-venv="${RUNELOG_INTEROP_VENV:-$(mktemp -d)/venv}"
+venv="${INTEROP_VENV:-$(mktemp -d)/venv}"
 if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q 'websockets>=15' 'httpx[http2]>=0.28'
-    [ -n "${RUNELOG_INTEROP_VENV:-}" ] || trap 'rm -rf "$(dirname "$venv")"' EXIT
+    [ -n "${INTEROP_VENV:-}" ] || trap 'rm -rf "$(dirname "$venv")"' EXIT
 fi
+curl --version | head -n 1
+"$venv/bin/pip" list 2>/dev/null | grep -E '^(websockets|httpx|h2) '
+chromium --version 2>/dev/null || true
 failed=()
 for script in curl.sh websocket.py http2.py browser.py; do
     printf '\n== %s\n' "$script"
