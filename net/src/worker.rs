@@ -38,6 +38,9 @@ const IDLE: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_millis(10);
 /// After the stop signal connections get this long (SH-4).
 const STOP_MS: u64 = 10_000;
+/// …and then the last checkpoint this long. More than connections get: a disk that others keep busy is no
+/// failure, and a stop that waited is status 0 (SH-1).
+const CHECKPOINT_MS: u64 = 25_000;
 
 /// What the cores share while they stop.
 #[derive(Default)]
@@ -234,7 +237,7 @@ impl Worker {
                 if let Some(ending) = ending {
                     let stopped = self.service.shard.is_stopped();
                     // A full disk takes no checkpoint; what was acknowledged is in the log.
-                    let stuck = !stopped && steady_ms - ending >= STOP_MS;
+                    let stuck = !stopped && steady_ms - ending >= CHECKPOINT_MS;
                     if stuck || stopped && self.service.shard.halted().is_some() {
                         self.stop.failed.fetch_add(1, Ordering::SeqCst);
                     }
