@@ -81,8 +81,10 @@ impl Stamps {
 
 /// What is written, and how fast.
 pub(crate) struct Writes<'a> {
-    /// Number of the first writing connection; there are as many as topics.
+    /// Number of the first writing connection.
     pub(crate) first: usize,
+    /// How many there are: as many writes may be under way.
+    pub(crate) connections: usize,
     pub(crate) topics: &'a [String],
     /// Writes a second over all topics.
     pub(crate) per_second: f64,
@@ -100,8 +102,8 @@ pub(crate) fn fan_out(
     mut progress: impl FnMut(Duration, u64),
 ) -> Result<(Measure, u64), String> {
     let mut stamps: Vec<Stamps> = readers.clone().map(|_| Stamps::default()).collect();
-    let count = writes.topics.len();
-    let mut answers: Vec<(Answers, bool)> = (0..count).map(|_| (Answers::new(Keep::Tail), false)).collect();
+    let mut answers: Vec<Answers> = (0..writes.connections).map(|_| Answers::new(Keep::Tail)).collect();
+    let mut idle: Vec<usize> = (0..writes.connections).collect();
     let began = wire.now();
     let due = |meant: u64| began + Duration::from_secs_f64(meant as f64 / writes.per_second);
     let (mut meant, mut written, mut told) = (0_u64, 0_u64, began);
@@ -115,21 +117,19 @@ pub(crate) fn fan_out(
             progress(now, measure.records());
         }
         while due(meant) <= now {
-            let topic = meant as usize % count;
-            let (_, busy) = &mut answers[topic];
-            if *busy {
-                break; // the write before it is not answered: this one is late, and says so by its stamp
-            }
+            // Without a free connection it is late, and says so by its stamp.
+            let Some(connection) = idle.pop() else { break };
+            let topic = &writes.topics[meant as usize % writes.topics.len()];
             let record = |_| {
                 let text = format!("{{\"data\":{{\"t\":{},\"p\":\"", due(meant).as_nanos());
                 let pad = writes.record_bytes.saturating_sub(text.len() - 8 + 2);
                 format!("{text}{}\"}}}}", "x".repeat(pad))
             };
             let records: Vec<String> = (0..writes.batch).map(record).collect();
-            let path = format!("/v0/topics/{}?return_seqs=false", writes.topics[topic]);
+            let path = format!("/v0/topics/{topic}?return_seqs=false");
             let request = post(&path, &format!("{{\"records\":[{}]}}", records.join(",")));
-            wire.out(writes.first + topic).ok_or("the server closed a writer")?.extend_from_slice(&request);
-            *busy = true;
+            let out = wire.out(writes.first + connection).ok_or("the server closed a writer")?;
+            out.extend_from_slice(&request);
             meant += 1;
         }
         let wait = due(meant).saturating_sub(now).min(measure.ends() - now);
@@ -144,9 +144,9 @@ pub(crate) fn fan_out(
                     measure.latency(Duration::from_nanos(stamp), now);
                     measure.count(now, 1, 0);
                 });
-            } else if let Some((reader, busy)) = answers.get_mut(number.wrapping_sub(writes.first)) {
+            } else if let Some(reader) = answers.get_mut(number.wrapping_sub(writes.first)) {
                 let pushed = reader.push(bytes, |status, _| {
-                    *busy = false;
+                    idle.push(number - writes.first);
                     written += 1;
                     if !(200..300).contains(&status) {
                         trouble = Some(format!("a write was answered {status}"));

@@ -54,7 +54,7 @@ pub(crate) struct BenchArgs {
     /// Durability classes, one point each
     #[arg(long, value_delimiter = ',', default_value = "fsync", value_parser = ["ephemeral", "memory", "disk", "fsync"])]
     class: Vec<String>,
-    /// Connections
+    /// Connections; of a fanout those that write
     #[arg(short, long, default_value_t = 64)]
     connections: usize,
     /// Topics
@@ -235,9 +235,9 @@ fn point(args: &BenchArgs, class: &str, rate: Option<f64>) -> Result<Row, String
         }
         Mode::Fanout => {
             let readers = follow(&mut wire, &target, &topics, args)?;
-            let writers = wire.connect(target.address, topics.len()).map_err(failed)?;
             let writes = Writes {
-                first: writers,
+                first,
+                connections: count,
                 topics: &topics,
                 per_second: rate.expect("checked"),
                 batch: args.batch,
