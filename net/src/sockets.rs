@@ -20,6 +20,7 @@
 use crate::limits::{
     CLOSE_DRAIN_MS, CLOSE_FLUSH_MS, CONNECTIONS_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS, STARVED_PER_TURN_MAX,
 };
+use crate::slab::Slab;
 use crate::timers::Wheel;
 use runelog_engine::disk::ring::{Cqe, Ring};
 use std::collections::VecDeque;
@@ -32,19 +33,21 @@ mod conn;
 mod ops;
 mod output;
 mod react;
-mod slab;
 
 use accept::{Listeners, Outcome};
 use buffers::Buffers;
 use conn::{Conn, Phase, Recv};
 use ops::Op;
 use output::Pool;
-use slab::Slab;
 
+/// Names a connection of one core until its [`Event::Closed`].
+pub use crate::slab::Key as ConnId;
 pub use accept::ListenerId;
 pub use buffers::RecvBuf;
 pub use ops::OWNER;
-pub use slab::ConnId;
+
+/// The connections; their ids fit into the kernel's `user_data`.
+type Conns = Slab<Conn, { ops::GENERATION_MASK }>;
 
 const CQE_F_BUFFER: u32 = 1;
 const CQE_F_MORE: u32 = 2;
@@ -124,7 +127,7 @@ pub struct Counters {
 /// the kernel may still use.
 pub struct Sockets {
     listeners: Listeners,
-    conns: Slab<Conn>,
+    conns: Conns,
     buffers: Buffers,
     pool: Pool,
     dirty: Vec<ConnId>,
@@ -145,7 +148,7 @@ impl Sockets {
     pub fn with_buffers(ring: &Ring, now_ms: u64, count: u16, bytes: usize) -> io::Result<Sockets> {
         Ok(Sockets {
             listeners: Listeners::default(),
-            conns: Slab::new(),
+            conns: Conns::default(),
             buffers: Buffers::register(ring, count, bytes)?,
             pool: Pool::default(),
             dirty: Vec::new(),
@@ -280,14 +283,14 @@ impl Sockets {
 
     /// [`Sockets::close`] for every connection, at the end of the process's patience.
     pub fn close_all(&mut self, ring: &mut Ring) {
-        for id in self.conns.ids() {
+        for id in self.conns.keys() {
             self.close(ring, id);
         }
     }
 
     /// [`Sockets::close_after_flush`] for every connection.
     pub fn close_all_after_flush(&mut self, ring: &mut Ring) {
-        for id in self.conns.ids() {
+        for id in self.conns.keys() {
             self.close_after_flush(ring, id);
         }
     }
@@ -406,7 +409,7 @@ impl Drop for Sockets {
 }
 
 fn open_output<'a>(
-    conns: &'a mut Slab<Conn>,
+    conns: &'a mut Conns,
     pool: &mut Pool,
     dirty: &mut Vec<ConnId>,
     id: ConnId,

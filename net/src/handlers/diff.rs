@@ -110,7 +110,7 @@ pub(crate) fn render_record(out: &mut Vec<u8>, record: &Record<'_>, shown: Shown
 }
 
 /// Tags and nodes were UTF-8 when they were accepted, and their checksum held since.
-fn text(bytes: &[u8]) -> &str {
+pub(super) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or("\u{fffd}")
 }
 

@@ -1,6 +1,7 @@
 //! Claim, ack, nack and extend (§10) as JSON objects without their end, and the copy of a job that goes
 //! to the dead-letter topic.
 
+use super::diff::text;
 use crate::http::json_out::{write_i64, write_str, write_u64};
 use crate::json::meta::put_members;
 use crate::json::queue::LeaseToken;
@@ -53,7 +54,7 @@ fn render_job_members(out: &mut Vec<u8>, job: &Job<'_>) {
     write_i64(out, record.ts);
     if let Some(tag) = record.tag {
         out.extend_from_slice(b",\"$tag\":");
-        write_str(out, std::str::from_utf8(tag).unwrap_or("\u{fffd}"));
+        write_str(out, text(tag));
     }
     out.extend_from_slice(b",\"deliveries\":");
     write_u64(out, u64::from(job.deliveries));

@@ -176,23 +176,10 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::fault::{Code, Detail};
-    use runelog_engine::ids::{RouterId, TopicId};
 
     fn def(name: &str, source: &str, dest: &str) -> Arc<RouterDef> {
-        Arc::new(RouterDef {
-            id: RouterId(1),
-            name: name.into(),
-            source: source.into(),
-            source_id: TopicId(1),
-            dest: dest.into(),
-            dest_id: TopicId(2),
-            preserve_node: true,
-            preserve_tag: true,
-            filter: None,
-            allow_cycle: true,
-            exactly_once: false,
-            start: 0,
-        })
+        let def = crate::routers::graph::tests::def(1, source, dest);
+        Arc::new(RouterDef { name: name.into(), allow_cycle: true, ..def })
     }
 
     fn request(source: &str, dest: &str, allow_cycle: bool) -> RouterRequest {

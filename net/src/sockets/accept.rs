@@ -1,7 +1,7 @@
 //! Listening sockets of one core: accepting, resting after errors, ending.
 
+use super::ConnId;
 use super::ops::{self, Op};
-use super::slab::ConnId;
 use crate::limits::{ACCEPT_RETRY_MS, LISTENERS_MAX};
 use runelog_engine::disk::ring::Ring;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,9 +1,9 @@
 //! The state of one connection, and its receive.
 
 use super::CloseReason;
+use super::ConnId;
 use super::ops::{self, Op};
 use super::output::Output;
-use super::slab::ConnId;
 use crate::timers::TimerId;
 use runelog_engine::disk::ring::Ring;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -2,8 +2,8 @@
 //!
 //! `user_data`, from the high bits down: owner 8, operation 4, generation 28, index 24.
 
+use super::ConnId;
 use super::buffers::GROUP;
-use super::slab::ConnId;
 use io_uring::{opcode, types::CancelBuilder, types::Fd};
 use runelog_engine::disk::ring::{OWNER_FREE, OWNER_SHIFT, Ring};
 

@@ -1,7 +1,7 @@
 //! Output of one connection: one buffer in flight, one being filled; and the pool both come from.
 
+use super::ConnId;
 use super::ops;
-use super::slab::ConnId;
 use crate::limits::{OUTPUT_POOL_COUNT_MAX, OUTPUT_POOLED_BYTES_MAX, SEND_BYTES_MAX};
 use runelog_engine::disk::ring::Ring;
 

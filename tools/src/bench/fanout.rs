@@ -100,17 +100,17 @@ pub(crate) fn fan_out(
     writes: &Writes<'_>,
     mut measure: Measure,
     mut progress: impl FnMut(Duration, u64),
-) -> Result<(Measure, u64), String> {
+) -> Result<Measure, String> {
     let mut stamps: Vec<Stamps> = readers.clone().map(|_| Stamps::default()).collect();
     let mut answers: Vec<Answers> = (0..writes.connections).map(|_| Answers::new(Keep::Tail)).collect();
     let mut idle: Vec<usize> = (0..writes.connections).collect();
     let began = wire.now();
     let due = |meant: u64| began + Duration::from_secs_f64(meant as f64 / writes.per_second);
-    let (mut meant, mut written, mut told) = (0_u64, 0_u64, began);
+    let (mut meant, mut told) = (0_u64, began);
     loop {
         let now = wire.now();
         if measure.is_over(now) {
-            return Ok((measure, written));
+            return Ok(measure);
         }
         if now - told >= Duration::from_secs(1) {
             told = now;
@@ -147,7 +147,6 @@ pub(crate) fn fan_out(
             } else if let Some(reader) = answers.get_mut(number.wrapping_sub(writes.first)) {
                 let pushed = reader.push(bytes, |status, _| {
                     idle.push(number - writes.first);
-                    written += 1;
                     if !(200..300).contains(&status) {
                         trouble = Some(format!("a write was answered {status}"));
                     }

@@ -244,7 +244,7 @@ fn point(args: &BenchArgs, class: &str, rate: Option<f64>) -> Result<Row, String
                 record_bytes: args.bytes,
             };
             let measure = measure(&wire);
-            fan_out(&mut wire, readers, &writes, measure, progress)?.0
+            fan_out(&mut wire, readers, &writes, measure, progress)?
         }
     };
     eprint!("\r                          \r");

@@ -28,7 +28,7 @@ fn gap(reason: TombstoneReason) -> Tombstone {
 }
 
 fn stream() -> (SocketStream, Arc<AtomicUsize>, Key, Key) {
-    let mut keys = Slab::default();
+    let mut keys = Slab::<()>::default();
     let (first, second) = (keys.insert(()), keys.insert(()));
     let count = Arc::<AtomicUsize>::default();
     let mut stream = SocketStream::new(count.clone());
