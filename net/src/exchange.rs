@@ -140,11 +140,11 @@ impl Exchange {
         self.omit_body = head.method == Method::Head;
         self.began = edge.started;
         self.in_flight = None;
-        let (access, counts) = gate::identify(&edge.keys, edge.probe_auth, head)?;
-        if counts {
+        let (access, need) = gate::identify(&edge.keys, edge.probe_auth, head)?;
+        if let Some(need) = need {
             self.in_flight = service.caps.in_flight(&access)?;
+            gate::permit(&access, need)?;
         }
-        gate::permit(&access, head)?;
         self.access = access;
         let target = match route(head.method, head.path) {
             // WS-1: the path of an upgrade, which HTTP/2 has not.

@@ -7,10 +7,11 @@ use crate::auth::{Access, Keys, Scopes};
 use crate::fault::Fault;
 use crate::http::query::query_str;
 use crate::http::request::{Head, Method};
+use crate::route::below;
 
 /// Who may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need<'a> {
+pub(crate) enum Need<'a> {
     /// Everyone, or with `probe_auth` any valid key.
     Probe,
     /// Judged by the session: the key that made it, or nobody's with authentication off.
@@ -19,26 +20,30 @@ enum Need<'a> {
     Key { scopes: Scopes, name: Option<&'a [u8]>, token: bool },
 }
 
-/// Authentication (401), before everything else but framing (B-1). Returns with the access whether the
-/// request counts as one of its key in flight (L-6).
-pub(crate) fn identify(keys: &Keys, probe_auth: bool, head: &Head<'_>) -> Result<(Access, bool), Fault> {
+/// Authentication (401), before everything else but framing (B-1). Returns with the access what is still to
+/// be [permitted](permit), if a key was asked for; then the request counts as one of its key in flight (L-6).
+pub(crate) fn identify<'a>(
+    keys: &Keys,
+    probe_auth: bool,
+    head: &Head<'a>,
+) -> Result<(Access, Option<Need<'a>>), Fault> {
     if !keys.is_on() {
-        return Ok((Access::EVERYTHING, false));
+        return Ok((Access::EVERYTHING, None));
     }
     let need = need(head.method, head.path);
     let with_token = matches!(need, Need::Session | Need::Key { token: true, .. });
     let token = if with_token { query_str(head.query, "token") } else { None };
     let found = || keys.identify(head.authorization, token.as_deref().map(str::as_bytes));
     match need {
-        Need::Probe if !probe_auth => Ok((Access::EVERYTHING, false)),
-        Need::Session => Ok((found().unwrap_or(Access::NOTHING), false)),
-        Need::Probe | Need::Key { .. } => found().map(|access| (access, true)),
+        Need::Probe if !probe_auth => Ok((Access::EVERYTHING, None)),
+        Need::Session => Ok((found().unwrap_or(Access::NOTHING), None)),
+        Need::Probe | Need::Key { .. } => found().map(|access| (access, Some(need))),
     }
 }
 
 /// Scope and prefix (403), after the cap of requests in flight.
-pub(crate) fn permit(access: &Access, head: &Head<'_>) -> Result<(), Fault> {
-    let Need::Key { scopes, name, .. } = need(head.method, head.path) else { return Ok(()) };
+pub(crate) fn permit(access: &Access, need: Need<'_>) -> Result<(), Fault> {
+    let Need::Key { scopes, name, .. } = need else { return Ok(()) };
     access.needs(scopes)?;
     match name {
         Some(name) if !access.permits(name) => Err(Fault::forbidden("the key does not permit this name")),
@@ -84,15 +89,6 @@ fn need(method: Method, path: &[u8]) -> Need<'_> {
         Some(_) => key(Scopes::READ),
         None => key(Scopes::NONE),
     }
-}
-
-/// The name below a collection and what follows it; none if there is no name.
-fn below<'a>(path: &'a [u8], collection: &[u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> {
-    let rest = path.strip_prefix(collection).filter(|rest| !rest.is_empty() && rest[0] != b'/')?;
-    Some(match memchr::memchr(b'/', rest) {
-        Some(at) => (&rest[..at], Some(&rest[at + 1..])),
-        None => (rest, None),
-    })
 }
 
 #[cfg(test)]

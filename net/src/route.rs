@@ -176,25 +176,14 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
         b"/v0/watch" => return Routed::MethodNotAllowed("POST"),
         _ => {}
     }
-    if let Some(wid) = path.strip_prefix(b"/v0/watch/") {
-        return match wid.is_empty() || memchr::memchr(b'/', wid).is_some() {
-            true => Routed::NotFound,
-            false => read_only(Route::OpenWatch(Segment(wid))),
-        };
+    // A raw `/` ends a name; one in the name is escaped.
+    if let Some((wid, action)) = below(path, b"/v0/watch/") {
+        return if action.is_none() { read_only(Route::OpenWatch(Segment(wid))) } else { Routed::NotFound };
     }
-    if let Some(name) = path.strip_prefix(b"/v0/routers/") {
-        // A raw `/` ends the name, and nothing comes after it; one in the name is escaped.
-        let known = !name.is_empty() && !name.contains(&b'/');
-        return if known { on_router(method, Segment(name)) } else { Routed::NotFound };
+    if let Some((name, action)) = below(path, b"/v0/routers/") {
+        return if action.is_none() { on_router(method, Segment(name)) } else { Routed::NotFound };
     }
-    let Some(rest) = path.strip_prefix(b"/v0/topics/") else { return Routed::NotFound };
-    let (name, action) = match memchr::memchr(b'/', rest) {
-        Some(at) => (&rest[..at], Some(&rest[at + 1..])),
-        None => (rest, None),
-    };
-    if name.is_empty() {
-        return Routed::NotFound; // `/v0/topics/` and `/v0/topics//diff` (T-20)
-    }
+    let Some((name, action)) = below(path, b"/v0/topics/") else { return Routed::NotFound };
     let (topic, post) = (Segment(name), method == Method::Post);
     let post_only = |route| if post { Routed::To(route) } else { Routed::MethodNotAllowed("POST") };
     match action {
@@ -208,6 +197,16 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
         Some(b"work") => read_only(Route::Work(topic)),
         Some(_) => Routed::NotFound,
     }
+}
+
+/// The name below a collection and what follows it; none if there is no name
+/// (`/v0/topics/` and `/v0/topics//diff`, T-20).
+pub(crate) fn below<'a>(path: &'a [u8], collection: &[u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+    let rest = path.strip_prefix(collection).filter(|rest| !rest.is_empty() && rest[0] != b'/')?;
+    Some(match memchr::memchr(b'/', rest) {
+        Some(at) => (&rest[..at], Some(&rest[at + 1..])),
+        None => (rest, None),
+    })
 }
 
 fn on_topic(method: Method, topic: Segment<'_>) -> Routed<'_> {
