@@ -491,3 +491,20 @@ fn a_block_may_fill_its_chunk_to_the_last_byte() {
         });
     }
 }
+
+/// I-36, I-106: memory for `ephemeral` records is used up, and a topic that would be made for more of them
+/// is refused. What it had taken of the quota was not given back.
+#[test]
+fn a_new_topic_refused_for_memory_takes_no_quota() {
+    let mut rig = Rig::new(1, settings());
+    rig.quota_bytes = 1 << 40;
+    rig.open().expect("an empty directory");
+    let config = of(Class::Ephemeral);
+    let ask = Ask { create: Some(true), config: Some(&config), key: None };
+    let records = [Rec::new(vec![b'1'; 900_000])];
+    while rig.append("full", &records, ask).is_ok() {}
+    let before = (rig.quota.topics(), rig.quota.bytes());
+    let refusal = rig.append("other", &records, ask).expect_err("no memory is left").refusal();
+    assert_eq!(refusal, EngineError::LogFull);
+    assert_eq!((rig.quota.topics(), rig.quota.bytes()), before, "I-106");
+}

@@ -92,8 +92,8 @@ impl Shard {
         self.take_topic_place()?;
         // From here on the place is given back, so a refused write leaves no topic (W-34).
         let fits = check_reject(&config, request.batch.records.len() as u64, bytes, 0, 0, 0, 1)
-            .and_then(|()| self.take_bytes(bytes))
-            .and_then(|()| self.check_heap(&config));
+            .and_then(|()| self.check_heap(&config))
+            .and_then(|()| self.take_bytes(bytes));
         if let Err(no) = fits {
             self.quota.give_topic();
             return Err(no);
