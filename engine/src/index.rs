@@ -3,6 +3,7 @@
 
 use crate::cache::BlockKey;
 use crate::ids::{Lsn, SegmentId, TopicId};
+use crate::sabotage::{self, Bug};
 use crate::segment::{BlockMeta, Run, TagPlace};
 use crate::shard::TagMatch;
 use crate::wal::chunks::Chunks;
@@ -30,6 +31,9 @@ pub struct SealedBlock {
 impl SealedBlock {
     /// Its key in the cache.
     pub fn key(&self) -> BlockKey {
+        if sabotage::is(Bug::StaleCache) {
+            return (SegmentId(0), self.meta.offset);
+        }
         (self.segment, self.meta.offset)
     }
 }

@@ -25,6 +25,7 @@ pub mod quota;
 pub mod ranges;
 pub mod rng;
 pub mod router;
+mod sabotage;
 pub mod segment;
 pub mod shard;
 #[cfg(test)]

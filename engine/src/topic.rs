@@ -10,6 +10,7 @@ use crate::index::Index;
 use crate::limits::VACANT_RANGES_KEPT;
 use crate::queue::Queue;
 use crate::ranges::RangeSet;
+use crate::sabotage::{self, Bug};
 use crate::shard::Eviction;
 use ahash::AHashMap;
 use std::collections::VecDeque;
@@ -311,6 +312,9 @@ impl Topic {
     /// ones not counted (CF-11, I-33).
     pub fn window_floor(&self, head: u64, cap: u64) -> u64 {
         let (mut left, mut top) = (cap, head);
+        if sabotage::is(Bug::CountPadding) {
+            return head.saturating_sub(cap);
+        }
         for (first, last) in self.vacant.iter().rev() {
             if first > top {
                 continue;

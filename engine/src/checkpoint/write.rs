@@ -7,6 +7,7 @@ use super::{CheckpointError, CheckpointHead, Edit, file_name};
 use crate::aside::AsideFile;
 use crate::disk::Io;
 use crate::error::DiskError;
+use crate::sabotage::{self, Bug};
 use crc32c::crc32c;
 use std::borrow::Borrow;
 
@@ -91,7 +92,9 @@ impl CheckpointWriter {
         let CheckpointWriter { io, dir, number, out, .. } = self;
         let failed = |error| CheckpointError::Disk { path: format!("{dir}/{}", file_name(number)), error };
         let bytes = out.finish(None).await.map_err(failed)?;
-        io.sync_dir(&dir).await.map_err(failed)?;
+        if !sabotage::is(Bug::CheckpointNameUnsynced) {
+            io.sync_dir(&dir).await.map_err(failed)?;
+        }
         Ok(bytes)
     }
 

@@ -14,6 +14,7 @@ use crate::event::Record;
 use crate::ids::{SegmentId, TopicId};
 use crate::limits::BLOCK_BYTES;
 use crate::mem::AlignedBuf;
+use crate::sabotage::{self, Bug};
 use crate::wal::frame::{ENTRY_HEADER_BYTES, Kind, RecordsEntry, split_entry};
 use crc32c::{crc32c, crc32c_append};
 
@@ -183,7 +184,7 @@ async fn read_part(
         && header.segment == id
         && header.topic == topic
         && header.first_seq == risk.first_seq;
-    if !ours || crc32c(body) != header.body_crc {
+    if !ours || crc32c(body) != header.body_crc && !sabotage::is(Bug::TrustSegment) {
         return Err(bad());
     }
     Ok((buf, start, header))

@@ -7,6 +7,7 @@ use crate::error::{EngineError, No};
 use crate::event::{Batch, RecordSpan};
 use crate::ids::{Lsn, Millis};
 use crate::limits::{CHUNK_BYTES, SEQ_RESERVE};
+use crate::sabotage::{self, Bug};
 use crate::topic::Remembered;
 use crate::wal::Wait;
 use crate::wal::frame::{Kind, Piece, PieceOf};
@@ -95,7 +96,9 @@ impl Shard {
             .and_then(|()| self.check_heap(&config))
             .and_then(|()| self.take_bytes(bytes));
         if let Err(no) = fits {
-            self.quota.give_topic();
+            if !sabotage::is(Bug::KeepQuota) {
+                self.quota.give_topic();
+            }
             return Err(no);
         }
         let ephemeral = config.class == Class::Ephemeral;
@@ -205,7 +208,7 @@ impl Shard {
             }
         } else {
             let reserving = self.reserve(slot, last_seq);
-            if let Some(gone) = eviction {
+            if let Some(gone) = eviction.filter(|_| !sabotage::is(Bug::EvictionUnlogged)) {
                 self.log_floor(slot, gone, false, false);
             }
             self.write_log(slot, &request.batch, &to, class == Class::Fsync || reserving || created);
@@ -250,8 +253,9 @@ impl Shard {
         let mut body = [0; 16];
         body[..8].copy_from_slice(&topic.id.0.to_le_bytes());
         body[8..].copy_from_slice(&through.to_le_bytes());
-        self.log.put_entry(Kind::Reserve, &body, false, true);
-        true
+        let sync = !sabotage::is(Bug::ReserveUnsynced);
+        self.log.put_entry(Kind::Reserve, &body, false, sync);
+        sync
     }
 
     pub(super) fn write_log(&mut self, slot: u32, batch: &Batch<'_>, to: &PieceOf<'_>, sync: bool) {

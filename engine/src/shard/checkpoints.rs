@@ -7,6 +7,7 @@ use crate::checkpoint::{self, CheckpointHead, Edit, TopicState};
 use crate::disk::Op;
 use crate::ids::{Lsn, Millis, SegmentId};
 use crate::queue::StoredJob;
+use crate::sabotage::{self, Bug};
 use crate::segment::{self, SegmentMeta};
 use crate::topic::{Loss, Remembered, is_within};
 use ahash::AHashMap;
@@ -47,6 +48,9 @@ impl Shard {
         }
         // Files that other shards may need are left to the next start, which sees what all need.
         removed.retain(|id| self.sealing.segments.remove(id).is_some_and(|info| !info.shared));
+        if sabotage::is(Bug::RemoveSegmentEarly) {
+            self.remove_files(removed.clone());
+        }
         let described = self.log.committed();
         for (topic, key_hash, outcome) in std::mem::take(&mut self.sealing.new_keys) {
             if outcome.block > described {
@@ -55,7 +59,8 @@ impl Shard {
                 continue;
             }
             let Some(slot) = self.by_id.get(&topic) else { continue };
-            if is_within(outcome.ts, now, self.topic(*slot).config.idempotency_window_ms) {
+            let window_ms = self.topic(*slot).config.idempotency_window_ms;
+            if is_within(outcome.ts, now, window_ms) && !sabotage::is(Bug::ForgetKeys) {
                 let Remembered { first_seq, count, ts, .. } = outcome;
                 edits.push(Edit::Dedup(checkpoint::Dedup { topic, key_hash, first_seq, count, ts }));
             }
@@ -98,7 +103,7 @@ impl Shard {
         for frame in topic.index.heap_frames() {
             // Records of class `ephemeral` do not return: a silent gap (I-57, I-59).
             let last = frame.last_seq().min(topic.shown.head);
-            if last < frame.first_seq {
+            if last < frame.first_seq || sabotage::is(Bug::DescribeEphemeral) {
                 continue;
             }
             for record in topic.index.entry(frame, &self.log.chunks).records_from(dead + 1).flatten() {
@@ -124,7 +129,7 @@ impl Shard {
             // What lies above the shown head is on its way, and may still be lost.
             vacant: vacant.iter_through(topic.shown.head).collect(),
             trims: topic.trims.iter_through(topic.shown.head).collect(),
-            deleted: topic.deleted.iter().collect(),
+            deleted: topic.deleted.iter().filter(|_| !sabotage::is(Bug::ForgetDeletes)).collect(),
             last_write_ts: topic.last_write_ts.unwrap_or(0),
         }
     }
@@ -134,7 +139,9 @@ impl Shard {
     pub(super) fn describe_jobs(&self, slot: u32) -> Vec<StoredJob> {
         let topic = self.topic(slot);
         match &topic.queue {
-            Some(queue) if topic.config.leases_durable => queue.all_stored(),
+            Some(queue) if topic.config.leases_durable && !sabotage::is(Bug::ForgetLeases) => {
+                queue.all_stored()
+            }
             _ => Vec::new(),
         }
     }
@@ -183,6 +190,9 @@ impl Shard {
         if sealing.log_start != head.log_start {
             sealing.previous_log_start = sealing.log_start;
             sealing.log_start = head.log_start;
+        }
+        if sabotage::is(Bug::ForgetPreviousCheckpoint) {
+            sealing.previous_log_start = head.log_start;
         }
         match head.base {
             None => (sealing.full_bytes, sealing.delta_bytes, sealing.chain_len) = (bytes, 0, 1),

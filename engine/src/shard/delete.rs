@@ -8,6 +8,7 @@ use crate::config::Class;
 use crate::error::{EngineError, No};
 use crate::ids::Millis;
 use crate::index::{SealedBlock, Source, TagRun, Wanted};
+use crate::sabotage::{self, Bug};
 use crate::topic::{Hidden, Topic};
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
@@ -263,7 +264,9 @@ impl Shard {
         if let Some(queue) = &mut topic.queue {
             ranges.iter().for_each(|(first, last)| queue.leave(*first, *last));
         }
-        if deletion.is_logged(class) {
+        let is_ack = topic.queue.is_some();
+        let forgotten = sabotage::is(if is_ack { Bug::AckUnlogged } else { Bug::DeleteUnlogged });
+        if deletion.is_logged(class) && !forgotten {
             self.log_delete(deletion, &ranges, class == Class::Fsync);
             block = self.log.entry_block();
         }

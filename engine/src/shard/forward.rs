@@ -12,6 +12,7 @@ use crate::error::{EngineError, No};
 use crate::event::{Batch, Record, RecordSpan};
 use crate::ids::{Millis, RouterId, Seq, TopicId};
 use crate::limits::{META_BYTES_MAX, NODE_BYTES_MAX, RECORD_BYTES_MAX, TAG_BYTES_MAX};
+use crate::sabotage::{self, Bug};
 use crate::topic::Topic;
 use crate::wal::Wait;
 use crate::wal::frame::{Kind, PieceOf};
@@ -158,7 +159,9 @@ impl Shard {
             }
             if is_logged || floor.is_some() { self.log.entry_block() } else { control_block }
         } else {
-            self.log_link(&link, false, false);
+            if !sabotage::is(Bug::PlaceUnlogged) {
+                self.log_link(&link, false, false);
+            }
             let reserving = self.reserve(slot, last_seq);
             if let Some(gone) = eviction {
                 self.log_floor(slot, gone, false, false);
@@ -175,7 +178,9 @@ impl Shard {
         let topic = self.topic_mut(slot);
         if request.vacant > 0 {
             topic.vacant.insert(first_seq - request.vacant, first_seq - 1);
-            topic.trims.insert(first_seq - request.vacant, first_seq - 1);
+            if !sabotage::is(Bug::TrimUntold) {
+                topic.trims.insert(first_seq - request.vacant, first_seq - 1);
+            }
         }
         topic.ordered.head = last_seq;
         topic.ordered.count += taken as u64;

@@ -46,6 +46,7 @@ use crate::mem::Chunk;
 use crate::queue::Grant;
 use crate::quota::Quota;
 use crate::router::LinkState;
+use crate::sabotage::{self, Bug};
 use crate::topic::{Hidden, Loss, Topic, Totals};
 use crate::wal::Wait;
 use crate::wal::log::Log;
@@ -313,7 +314,10 @@ impl Shard {
 
     /// Applies the effects of committed blocks, in log order.
     fn publish(&mut self) {
-        let committed = self.log.committed();
+        let mut committed = self.log.committed();
+        if sabotage::is(Bug::PublishBeforeCommit) {
+            committed = u64::MAX;
+        }
         while self.effects.front().is_some_and(|pending| pending.block <= committed) {
             let pending = self.effects.pop_front().expect("just seen");
             if let Some(topic) = self.topics[pending.slot as usize].as_mut()

@@ -17,6 +17,7 @@ use crate::ids::{Millis, Seq};
 use crate::limits::{CLAIM_BYTES_MAX, CLAIM_JOBS_MAX, DELAY_MS_MAX, LEASE_MS_MAX, LEASE_MS_MIN};
 use crate::queue::entry::{JOB_BYTES, encode_jobs};
 use crate::queue::{Acked, Grant, LeaseToken, Queue, StoredJob, Terms};
+use crate::sabotage::{self, Bug};
 use crate::topic::Topic;
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
@@ -156,6 +157,9 @@ impl Shard {
             self.queue_scratch.seqs = seqs;
             let queue = self.queue_mut(slot);
             let dead: Vec<Seq> = dead.into_iter().filter(|seq| queue.begin_move(*seq)).collect();
+            if sabotage::is(Bug::DeadLetterEarly) {
+                let _ = self.dead_letters_done(topic, &dead);
+            }
             return Ok(Claimed { topic, count: 0, counts: self.counts(slot), dead, wait });
         }
         let terms: Vec<Terms> = claimers.iter().map(|claimer| claimer.terms(lease_ms, now)).collect();
@@ -211,6 +215,9 @@ impl Shard {
     /// epoch of the log, then a counter.
     fn next_token(&self) -> u128 {
         let epoch = u32::try_from(self.log.epoch()).expect("a shard starts less than 2^32 times");
+        if sabotage::is(Bug::TokensFromOne) {
+            return u128::from(self.next_lease);
+        }
         let ShardSettings { layout, shard, .. } = self.settings;
         let run = layout << 40 | u64::from(shard) << 32 | u64::from(epoch);
         u128::from(run) << 64 | u128::from(self.next_lease)

@@ -17,6 +17,7 @@ use crate::queue::entry::decode_jobs;
 use crate::queue::{Queue, StoredJob};
 use crate::quota::Quota;
 use crate::router::{LinkState, RouterDef};
+use crate::sabotage::{self, Bug};
 use crate::topic::{Loss, Remembered, Topic};
 use crate::wal::chunks::Chunks;
 use crate::wal::format::BlockHeader;
@@ -233,7 +234,7 @@ impl Replay {
                 }
             };
             self.batch.push(decoded);
-            if entry.last {
+            if entry.last || sabotage::is(Bug::HalfBatch) {
                 self.apply(block.number);
             }
             rest = after;
@@ -359,6 +360,9 @@ impl Replay {
         let Some(topic) = self.topics.get_mut(&header.topic) else {
             return; // dropped later, as the checkpoint knows
         };
+        if sabotage::is(Bug::GapEndsReplay) && !described && header.first_seq != topic.shown.head + 1 {
+            return;
+        }
         let frame = FrameRef {
             lsn,
             first_seq: header.first_seq,
@@ -500,7 +504,7 @@ impl Replay {
         let mut bytes = 0;
         for (_, mut topic) in std::mem::take(&mut self.topics) {
             // Seqs promised and not found stay vacant for ever (I-58), unless the stop was clean.
-            if topic.reserved > topic.shown.head && !clean {
+            if topic.reserved > topic.shown.head && !clean && !sabotage::is(Bug::ReuseSeqs) {
                 topic.vacant.insert(topic.shown.head + 1, topic.reserved);
                 topic.shown.head = topic.reserved;
             }

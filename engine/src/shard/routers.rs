@@ -13,6 +13,7 @@ use crate::error::{EngineError, No};
 use crate::ids::{RouterId, Seq, TopicId};
 use crate::limits::{POSITION_UNLOGGED_MAX, ROUTERS_PER_ENTRY};
 use crate::router::{LINK_BYTES, LinkState, RouterDef};
+use crate::sabotage::{self, Bug};
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
 use ahash::AHashMap;
@@ -166,7 +167,7 @@ impl Shard {
     pub fn rewind_link(&mut self, router: RouterId, recovered: Seq) -> Result<Link, No> {
         let held = self.links.held.get(&router).ok_or(EngineError::LinkMissing)?;
         let mut state = held.ordered;
-        if state.position > recovered {
+        if state.position > recovered && !sabotage::is(Bug::NoRewind) {
             let slot = self.slot_of_link(&state)?;
             self.may_write(SMALL_ENTRY_ROOM)?;
             state.position = recovered;

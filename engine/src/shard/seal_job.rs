@@ -8,6 +8,7 @@ use crate::ids::SegmentId;
 use crate::limits::CHUNK_BYTES;
 use crate::mem::Chunk;
 use crate::ranges::RangeSet;
+use crate::sabotage::{self, Bug};
 use crate::segment::{self, SegmentError, SegmentMeta, SegmentWriter};
 use crate::wal::chunks::records_at;
 use crate::wal::frame::{ENTRY_HEADER_BYTES, RecordsEntry};
@@ -79,7 +80,7 @@ impl SealJob {
         if let Some(last) = writer.take() {
             segments.push(last.finish().await?);
         }
-        if !segments.is_empty() {
+        if !segments.is_empty() && !sabotage::is(Bug::SegmentNamesUnsynced) {
             let failed = |error| SegmentError::Disk { file: segment::DIR.to_owned(), error };
             self.io.sync_dir(segment::DIR).await.map_err(failed)?;
         }

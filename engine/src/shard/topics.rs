@@ -6,6 +6,7 @@ use crate::config::{Class, TopicConfig};
 use crate::error::{EngineError, No};
 use crate::ids::{Millis, TopicId};
 use crate::limits::CHUNK_BYTES;
+use crate::sabotage::{self, Bug};
 use crate::topic::Topic;
 use crate::wal::Wait;
 use crate::wal::frame::Kind;
@@ -150,7 +151,7 @@ impl Shard {
         body.extend_from_slice(&(topic.name.len() as u16).to_le_bytes());
         body.extend_from_slice(&topic.name);
         topic.config.encode(&mut body);
-        self.log.put_entry(Kind::Topic, &body, last, true);
+        self.log.put_entry(Kind::Topic, &body, last, !sabotage::is(Bug::ConfigUnsynced));
         self.scratch = body;
         self.mark_changed(slot);
     }
@@ -209,7 +210,7 @@ impl Shard {
         let mut block = topic.control_block;
         let logged = topic.config.class != Class::Ephemeral || gone.logged_count > 0;
         let halted = self.log.failed().is_some();
-        if logged && !halted {
+        if logged && !halted && !sabotage::is(Bug::ExpiryUnlogged) {
             self.log_floor(slot, gone, true, false);
             block = self.log.entry_block();
         }

@@ -21,6 +21,7 @@ use crate::event::Batch;
 use crate::ids::Lsn;
 use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
 use crate::mem::Chunk;
+use crate::sabotage::{self, Bug};
 use std::collections::VecDeque;
 
 /// A block is closed when it holds this much, though a commit slot may not be free yet.
@@ -368,7 +369,7 @@ impl Log {
             number: self.next_block,
             lsn,
             bytes: stored as u32,
-            sync: self.open_sync,
+            sync: self.open_sync && !sabotage::is(Bug::AckBeforeSync),
         });
         self.stats.depth_peak = self.stats.depth_peak.max(self.depth());
         self.next_block += 1;
@@ -403,7 +404,7 @@ impl Log {
                 return; // the next file is still being prepared
             };
             let chunk = self.chunks.get(block.lsn / CHUNK_BYTES as u64).expect("unsent blocks stay");
-            let clean = self.dirty.is_empty() && self.syncing.is_none();
+            let clean = self.dirty.is_empty() && self.syncing.is_none() || sabotage::is(Bug::SkipBarrier);
             let synced_write = block.sync && clean;
             let tag = self.io.submit(Op::WriteChunk {
                 file: file.file,
@@ -442,6 +443,11 @@ impl Log {
             }
         } else if let Some(syncing) = self.syncing.as_mut().filter(|s| s.waiting.contains(&done.tag)) {
             syncing.waiting.retain(|tag| *tag != done.tag);
+            if done.result.is_err() && sabotage::is(Bug::RetryFailedSync) {
+                let again = self.files.iter().map(|file| self.io.submit(Op::Sync { file: file.file }));
+                syncing.waiting.extend(again);
+                return None;
+            }
             if syncing.waiting.is_empty() && done.result.is_ok() && self.failed.is_none() {
                 self.synced = self.synced.max(syncing.through);
                 self.stats.count_sync(now_us.saturating_sub(syncing.submitted_us));
