@@ -23,6 +23,7 @@ pub mod mem;
 pub mod queue;
 pub mod quota;
 pub mod ranges;
+pub mod reserved;
 pub mod rng;
 pub mod router;
 mod sabotage;

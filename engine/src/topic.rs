@@ -10,6 +10,7 @@ use crate::index::Index;
 use crate::limits::VACANT_RANGES_KEPT;
 use crate::queue::Queue;
 use crate::ranges::RangeSet;
+use crate::reserved::Reserved;
 use crate::sabotage::{self, Bug};
 use crate::shard::Eviction;
 use ahash::AHashMap;
@@ -171,8 +172,8 @@ pub struct Topic {
     pub shown: Totals,
     /// What of it is over by age, though the mark is not committed.
     pub hidden: Hidden,
-    /// Seqs up to here were promised never to be reused (I-58).
-    pub reserved: u64,
+    /// Seqs that were promised never to be reused (I-58).
+    pub reserved: Reserved,
     /// Seqs that never belonged to a record (I-33); some lie below the floor. Those above the shown head
     /// are on their way to disk.
     pub vacant: RangeSet,
@@ -225,7 +226,7 @@ impl Topic {
             ordered: Totals::default(),
             shown: Totals::default(),
             hidden: Hidden::default(),
-            reserved: 0,
+            reserved: Reserved::default(),
             vacant: RangeSet::default(),
             trims: RangeSet::default(),
             deleted: RangeSet::default(),

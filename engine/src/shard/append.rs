@@ -241,21 +241,25 @@ impl Shard {
         }
     }
 
-    /// Makes sure that a `disk` topic's seqs up to `last_seq` are reserved with a synced mark (I-58), in the
-    /// batch that uses them. Returns whether a mark was needed.
+    /// Makes sure that a `disk` topic's seqs up to `last_seq` are reserved by a mark that is durable before
+    /// the batch commits (I-58). The next mark goes out long before it is needed and is synced beside the
+    /// appends, so that in an even stream none of them waits for a sync. Returns whether this one must.
     pub(super) fn reserve(&mut self, slot: u32, last_seq: u64) -> bool {
-        let topic = self.topic_mut(slot);
-        if topic.config.class != Class::Disk || last_seq + SEQ_RESERVE / 2 <= topic.reserved {
+        let topic = self.topics[slot as usize].as_mut().expect("a used slot");
+        if topic.config.class != Class::Disk {
             return false;
         }
-        let through = last_seq + SEQ_RESERVE;
-        topic.reserved = through;
-        let mut body = [0; 16];
-        body[..8].copy_from_slice(&topic.id.0.to_le_bytes());
-        body[8..].copy_from_slice(&through.to_le_bytes());
-        let sync = !sabotage::is(Bug::ReserveUnsynced);
-        self.log.put_entry(Kind::Reserve, &body, false, sync);
-        sync
+        if topic.reserved.mark_is_due(last_seq) {
+            let through = last_seq + SEQ_RESERVE;
+            let mut body = [0; 16];
+            body[..8].copy_from_slice(&topic.id.0.to_le_bytes());
+            body[8..].copy_from_slice(&through.to_le_bytes());
+            self.log.put_entry(Kind::Reserve, &body, false, false);
+            topic.reserved.marked(through, self.log.entry_block());
+            self.log.sync_through(self.log.entry_block());
+        }
+        let covered = topic.reserved.covers(last_seq, |block| self.log.is_durable(block));
+        !covered && !sabotage::is(Bug::ReserveUnsynced)
     }
 
     pub(super) fn write_log(&mut self, slot: u32, batch: &Batch<'_>, to: &PieceOf<'_>, sync: bool) {

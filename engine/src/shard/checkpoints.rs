@@ -120,7 +120,7 @@ impl Shard {
             name: topic.name.to_vec(),
             config: topic.config.clone(),
             head: topic.shown.head,
-            reserved: topic.reserved.max(topic.shown.head),
+            reserved: topic.reserved.through().max(topic.shown.head),
             floor_cap: floor(Loss::Cap),
             floor_ttl: floor(Loss::Ttl),
             floor_source: floor(Loss::Source),

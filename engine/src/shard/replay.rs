@@ -16,6 +16,7 @@ use crate::mem::Chunk;
 use crate::queue::entry::decode_jobs;
 use crate::queue::{Queue, StoredJob};
 use crate::quota::Quota;
+use crate::reserved::Reserved;
 use crate::router::{LinkState, RouterDef};
 use crate::sabotage::{self, Bug};
 use crate::topic::{Loss, Remembered, Topic};
@@ -94,7 +95,7 @@ impl Replay {
                 topic.shown.count = state.count;
                 topic.shown.bytes = state.bytes;
                 topic.ordered = topic.shown;
-                topic.reserved = state.reserved;
+                topic.reserved = Reserved::recovered(state.reserved);
                 topic.vacant = state.vacant.into_iter().collect();
                 topic.deleted = state.deleted.into_iter().collect();
                 topic.trims = state.trims.into_iter().collect();
@@ -275,7 +276,7 @@ impl Replay {
                 }
                 Entry::Reserve { topic, through } if !described => {
                     if let Some(topic) = self.topics.get_mut(topic) {
-                        topic.reserved = topic.reserved.max(*through);
+                        topic.reserved = Reserved::recovered(topic.reserved.through().max(*through));
                     }
                 }
                 Entry::Trim { topic, first, last } if !described => {
@@ -504,11 +505,12 @@ impl Replay {
         let mut bytes = 0;
         for (_, mut topic) in std::mem::take(&mut self.topics) {
             // Seqs promised and not found stay vacant for ever (I-58), unless the stop was clean.
-            if topic.reserved > topic.shown.head && !clean && !sabotage::is(Bug::ReuseSeqs) {
-                topic.vacant.insert(topic.shown.head + 1, topic.reserved);
-                topic.shown.head = topic.reserved;
+            let promised = topic.reserved.through();
+            if promised > topic.shown.head && !clean && !sabotage::is(Bug::ReuseSeqs) {
+                topic.vacant.insert(topic.shown.head + 1, promised);
+                topic.shown.head = promised;
             }
-            topic.reserved = topic.shown.head;
+            topic.reserved = Reserved::recovered(topic.shown.head);
             let floor = topic.shown.floor();
             if floor > topic.shown.head {
                 topic.shown.head = floor;

@@ -230,12 +230,13 @@ impl Shard {
         }
         if !self.sealing.preparing
             && self.log.failed().is_none()
-            && now >= self.sealing.file_retry_at
+            && !is_put_off(self.sealing.file_retry_at, now)
             && let Some(number) = self.log.wanted_file(self.sealing.wanted_room)
         {
             self.prepare_file(number);
         }
-        if now - self.sealing.last_sync >= SYNC_EVERY_MS {
+        // A clock that was set back must not put this off until it has caught up.
+        if !(0..SYNC_EVERY_MS).contains(&(now - self.sealing.last_sync)) {
             self.sealing.last_sync = now;
             self.log.sync_soon(now_us);
         }
@@ -243,7 +244,7 @@ impl Shard {
             self.checkpoint_when_durable(now_us);
             return;
         }
-        if self.sealing.sealing || self.sealing.checkpointing || now < self.sealing.retry_at {
+        if self.sealing.sealing || self.sealing.checkpointing || is_put_off(self.sealing.retry_at, now) {
             return;
         }
         if self.sealing.stopping == 1 {
@@ -463,4 +464,9 @@ impl Shard {
     pub fn is_stopped(&self) -> bool {
         self.sealing.stopping == 3 || self.sealing.stopping > 0 && self.log.failed().is_some()
     }
+}
+
+/// Whether a next try at `retry_at` is still to come. A clock that was set back does not put it off for long.
+fn is_put_off(retry_at: Millis, now: Millis) -> bool {
+    (retry_at - RETRY_MS..retry_at).contains(&now)
 }

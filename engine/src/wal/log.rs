@@ -167,6 +167,8 @@ pub struct Log {
     /// Files with completed or submitted writes that no issued sync covers.
     dirty: Vec<FileId>,
     syncing: Option<Syncing>,
+    /// Somebody wants blocks up to here durable, soon, and nobody waits for it.
+    wanted: u64,
     failed: Option<DiskError>,
 }
 
@@ -201,6 +203,7 @@ impl Log {
             synced: committed,
             dirty: Vec::new(),
             syncing: None,
+            wanted: 0,
             failed: None,
         }
     }
@@ -389,8 +392,17 @@ impl Log {
         self.open_end = self.open_start + BLOCK_HEADER_BYTES;
     }
 
+    /// Blocks up to `number` should become durable soon: a sync goes out once they are committed. No block
+    /// waits for it.
+    pub fn sync_through(&mut self, number: u64) {
+        self.wanted = self.wanted.max(number);
+    }
+
     /// Sends what may go. Call once per turn of the loop.
     pub fn flush(&mut self, now_us: u64) {
+        if self.synced < self.wanted && self.wanted <= self.committed {
+            self.sync_soon(now_us);
+        }
         while self.failed.is_none() && self.flights.len() < self.start.in_flight_max {
             if self.closed.is_empty() {
                 if self.open_is_empty() {
@@ -503,7 +515,8 @@ impl Log {
     }
 
     /// Starts a sync of everything committed, if something is not durable yet and no sync is on its
-    /// way: called every few hundred ms, so `disk`-class data is exposed for less than a second.
+    /// way: called every few hundred ms, so `disk`-class data is exposed for less than a second. Blocks that
+    /// need no sync commit meanwhile.
     pub fn sync_soon(&mut self, now_us: u64) {
         if self.failed.is_none() && self.syncing.is_none() && !self.dirty.is_empty() {
             self.issue_sync(self.committed, now_us);
