@@ -43,8 +43,11 @@ Examples:
   runelog serve --config /etc/runelog/runelog.toml --check
   runelog serve --port 0 --port-file /tmp/port --data-dir /tmp/data")]
     Serve(ServeArgs),
-    /// Measure a server: appends, reads, fan-out, queues
-    Bench(bench::BenchArgs),
+    /// Measure a server: appends, reads, fan-out, queues; how far it is from what the machine could do
+    Bench(Box<bench::BenchArgs>),
+    /// The bare loop that `bench ceiling` compares with
+    #[command(hide = true)]
+    RawServer(bench::raw::RawArgs),
     /// Put a file of JSON records into a topic
     Import(import::ImportArgs),
     /// Show what a data directory holds and whether it is whole; changes nothing
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Bench(args) => report(bench::run(&args)),
+        Command::RawServer(args) => report(bench::raw::run(&args)),
         Command::Import(args) => report(import::run(&args)),
         Command::Inspect(args) => inspect::run(&args),
         Command::Tail(args) => report(tail::run(&args)),

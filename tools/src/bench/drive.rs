@@ -17,6 +17,14 @@ pub(crate) trait Work {
     /// What is kept of answers.
     const KEEP: Keep;
 
+    /// The kinds of requests of a mixed load; none if all are of one kind.
+    const PARTS: &'static [&'static str] = &[];
+
+    /// Which of them the request in flight on a connection is.
+    fn part(&self, _number: usize) -> usize {
+        0
+    }
+
     /// Appends the next request of connection `number`.
     fn ask(&mut self, number: usize, now: Duration, out: &mut Vec<u8>);
 
@@ -48,7 +56,7 @@ pub(crate) fn drive<W: Work>(
     work: &mut W,
     pace: Pace,
     mut measure: Measure,
-    mut progress: impl FnMut(Duration, u64),
+    mut progress: impl FnMut(Duration, Duration, u64),
 ) -> Result<Measure, String> {
     let answers = || Asking { answers: Answers::new(W::KEEP), since: None };
     let mut asking: Vec<Asking> = (0..count).map(|_| answers()).collect();
@@ -64,7 +72,7 @@ pub(crate) fn drive<W: Work>(
         }
         if now - told >= Duration::from_secs(1) {
             told = now;
-            progress(now, measure.records());
+            progress(now - began, now, measure.records());
         }
         let mut wait = measure.ends() - now;
         match pace {
@@ -79,7 +87,9 @@ pub(crate) fn drive<W: Work>(
             }
             Pace::Open(per_second) => {
                 let due = |meant: u64| began + Duration::from_secs_f64(meant as f64 / per_second);
+                let before = meant;
                 while due(meant) <= now {
+                    measure.slip(due(meant), now);
                     late.push_back(due(meant));
                     meant += 1;
                 }
@@ -87,13 +97,18 @@ pub(crate) fn drive<W: Work>(
                 if late.len() > LATE_MAX {
                     return Err(format!("the server is {} requests behind this rate", late.len()));
                 }
-                while let (Some(since), Some(index)) = (late.front().copied(), idle.pop_front()) {
-                    late.pop_front();
+                // Not both in one pattern: a connection taken while nothing is due would never come back.
+                while !late.is_empty()
+                    && let Some(index) = idle.pop_front()
+                    && let Some(since) = late.pop_front()
+                {
                     if let Some(out) = wire.out(first + index) {
                         asking[index].since = Some(since);
                         work.ask(index, now, out);
                     }
                 }
+                // Those that stay are the youngest.
+                measure.waited(now, (meant - before).min(late.len() as u64));
             }
         }
         let mut trouble = None;
@@ -108,9 +123,10 @@ pub(crate) fn drive<W: Work>(
             let pushed = answers.push(bytes, |status, body| {
                 let Some(asked) = *since else { return };
                 let more = if (200..300).contains(&status) {
+                    let part = work.part(index);
                     let worth = work.answered(index, body);
                     if let Some((records, bytes)) = worth {
-                        measure.answer(asked, now, records, bytes);
+                        measure.answer(part, asked, now, records, bytes);
                     }
                     worth.is_none()
                 } else {
@@ -136,5 +152,78 @@ pub(crate) fn drive<W: Work>(
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    use super::super::measure::Point;
+    use super::super::modes::Append;
+    use super::super::probe::Probe;
+    use super::*;
+
+    const STALL: Duration = Duration::from_secs(1);
+    const CONNECTIONS: usize = 4;
+    const PER_SECOND: f64 = 500.0;
+
+    /// A server that answers at once, but for one stall of everything at its 100th request.
+    fn stalling(request_bytes: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("a bound listener");
+        let seen = Arc::new(Mutex::new(0));
+        let serve = move |mut stream: TcpStream, seen: Arc<Mutex<u32>>| {
+            let mut request = vec![0; request_bytes];
+            while stream.read_exact(&mut request).is_ok() {
+                let mut seen = seen.lock().expect("no panic while held");
+                *seen += 1;
+                if *seen == 100 {
+                    std::thread::sleep(STALL);
+                }
+                drop(seen);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+            }
+        };
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let seen = seen.clone();
+                std::thread::spawn(move || serve(stream, seen));
+            }
+        });
+        address
+    }
+
+    fn against_a_stall(pace: Pace) -> (u64, Point) {
+        let mut work = Append::new(&["t".to_owned()], 1, 50, 0.0);
+        let address = stalling(work.request_bytes());
+        let mut wire = Wire::new().expect("a ring");
+        let first = wire.connect(address, CONNECTIONS).expect("connections");
+        let (warm_up, lasting) = (Duration::ZERO, Duration::from_secs(4));
+        let measure = Measure::new(wire.now(), warm_up, lasting, &[], Probe::default());
+        let measure = drive(&mut wire, first, CONNECTIONS, &mut work, pace, measure, |_, _, _| {});
+        let measure = measure.expect("a point");
+        (measure.slower_than(STALL / 2), measure.finish())
+    }
+
+    /// What was due in the first half of the stall was answered after it, so each of these took longer than
+    /// half of it, however slow this machine is. Counted from when they were sent, only those that were on
+    /// their way would have.
+    #[test]
+    fn an_open_loop_shows_a_stall_in_everything_that_was_due_meanwhile() {
+        let (slow, point) = against_a_stall(Pace::Open(PER_SECOND));
+        let due = (PER_SECOND * STALL.as_secs_f64() / 2.0) as u64;
+        assert!(slow + CONNECTIONS as u64 >= due, "{slow} of {due}");
+        assert!(point.requests as f64 <= PER_SECOND * point.seconds + 1.0, "{} requests", point.requests);
+        assert!(point.waited_for_connection + CONNECTIONS as u64 >= due && point.slip_us.is_some());
+    }
+
+    #[test]
+    fn a_closed_loop_has_no_schedule() {
+        let (slow, point) = against_a_stall(Pace::Closed);
+        assert!(slow >= 1, "the stall was seen");
+        assert_eq!((point.waited_for_connection, point.slip_us), (0, None));
     }
 }

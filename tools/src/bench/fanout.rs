@@ -14,7 +14,8 @@ use super::wire::{Happened, Wire};
 const STAMP: &[u8] = b"\"t\":";
 
 /// How readers follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Follow {
     /// Server-sent events
     Sse,
@@ -99,14 +100,14 @@ pub(crate) fn fan_out(
     readers: std::ops::Range<usize>,
     writes: &Writes<'_>,
     mut measure: Measure,
-    mut progress: impl FnMut(Duration, u64),
+    mut progress: impl FnMut(Duration, Duration, u64),
 ) -> Result<Measure, String> {
     let mut stamps: Vec<Stamps> = readers.clone().map(|_| Stamps::default()).collect();
     let mut answers: Vec<Answers> = (0..writes.connections).map(|_| Answers::new(Keep::Tail)).collect();
     let mut idle: Vec<usize> = (0..writes.connections).collect();
     let began = wire.now();
     let due = |meant: u64| began + Duration::from_secs_f64(meant as f64 / writes.per_second);
-    let (mut meant, mut told) = (0_u64, began);
+    let (mut meant, mut noticed, mut told) = (0_u64, 0_u64, began);
     loop {
         let now = wire.now();
         if measure.is_over(now) {
@@ -114,9 +115,14 @@ pub(crate) fn fan_out(
         }
         if now - told >= Duration::from_secs(1) {
             told = now;
-            progress(now, measure.records());
+            progress(now - began, now, measure.records());
         }
-        while due(meant) <= now {
+        let before = noticed;
+        while due(noticed) <= now {
+            measure.slip(due(noticed), now);
+            noticed += 1;
+        }
+        while meant < noticed {
             // Without a free connection it is late, and says so by its stamp.
             let Some(connection) = idle.pop() else { break };
             let topic = &writes.topics[meant as usize % writes.topics.len()];
@@ -132,7 +138,8 @@ pub(crate) fn fan_out(
             out.extend_from_slice(&request);
             meant += 1;
         }
-        let wait = due(meant).saturating_sub(now).min(measure.ends() - now);
+        measure.waited(now, (noticed - before).min(noticed - meant));
+        let wait = due(noticed).saturating_sub(now).min(measure.ends() - now);
         let mut trouble = None;
         wire.turn(Some(wait.max(Duration::from_micros(20))), |now, number, happened| {
             let Happened::Bytes(bytes, _) = happened else {
@@ -141,12 +148,12 @@ pub(crate) fn fan_out(
             };
             if readers.contains(&number) {
                 stamps[number - readers.start].push(bytes, |stamp| {
-                    measure.latency(Duration::from_nanos(stamp), now);
-                    measure.count(now, 1, 0);
+                    measure.delivery(Duration::from_nanos(stamp), now);
                 });
             } else if let Some(reader) = answers.get_mut(number.wrapping_sub(writes.first)) {
                 let pushed = reader.push(bytes, |status, _| {
                     idle.push(number - writes.first);
+                    measure.written(now);
                     if !(200..300).contains(&status) {
                         trouble = Some(format!("a write was answered {status}"));
                     }

@@ -6,10 +6,12 @@ use memchr::memmem;
 
 use super::answer::{Keep, last_member, number_at};
 use super::drive::Work;
+use super::pick::Picker;
 
-/// Names of the topics that a benchmark uses.
-pub(crate) fn topic_name(class: &str, index: usize) -> String {
-    format!("bench-{class}-{index}")
+/// Names of the topics that a benchmark uses, all of one length, so that requests are too.
+pub(crate) fn topic_names(kind: &str, class: &str, count: usize) -> Vec<String> {
+    let digits = count.saturating_sub(1).to_string().len();
+    (0..count).map(|index| format!("bench-{kind}-{class}-{index:0digits$}")).collect()
 }
 
 /// A whole POST request.
@@ -24,35 +26,6 @@ pub(crate) fn data_of(bytes: usize, number: usize) -> String {
     let text = format!("{{\"n\":{number},\"p\":\"");
     let pad = bytes.saturating_sub(text.len() + 2);
     format!("{text}{}\"}}", "x".repeat(pad))
-}
-
-/// Picks topics evenly, or with the skew of many real loads: a Zipf distribution.
-pub(crate) struct Picker {
-    /// Upper bounds of each topic's share, of 2^32.
-    bounds: Vec<u64>,
-    state: u64,
-}
-
-impl Picker {
-    pub(crate) fn new(topics: usize, skew: f64) -> Picker {
-        let weight = |index: usize| 1.0 / (index as f64 + 1.0).powf(skew);
-        let total: f64 = (0..topics).map(weight).sum();
-        let mut sum = 0.0;
-        let bounds = (0..topics).map(|index| {
-            sum += weight(index);
-            (sum / total * 4_294_967_296.0) as u64
-        });
-        Picker { bounds: bounds.collect(), state: 0x9e37_79b9_7f4a_7c15 }
-    }
-
-    pub(crate) fn pick(&mut self) -> usize {
-        // xorshift: which topic is next must cost nothing.
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        let draw = self.state >> 32;
-        self.bounds.partition_point(|bound| *bound <= draw).min(self.bounds.len() - 1)
-    }
 }
 
 /// Appends batches of equal records.
@@ -74,10 +47,15 @@ impl Append {
         });
         Append {
             requests: requests.collect(),
-            picker: Picker::new(topics.len(), skew),
+            picker: Picker::zipf(topics.len(), skew),
             batch: batch as u64,
             bytes: (batch * record_bytes) as u64,
         }
+    }
+
+    /// Bytes of each request, which are equal.
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.requests[0].len()
     }
 }
 
@@ -94,7 +72,8 @@ impl Work for Append {
 }
 
 /// Where reads begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum From {
     /// At the last records, which are in memory
     Head,
@@ -102,6 +81,8 @@ pub(crate) enum From {
     Start,
     /// At places spread over the whole topic
     Anywhere,
+    /// At places that are sealed and in no cache, neither the server's nor the system's
+    Cold,
 }
 
 /// Reads with `diff`.
@@ -110,6 +91,8 @@ pub(crate) struct Read {
     heads: Vec<u64>,
     /// By connection: topic and cursor.
     cursors: Vec<(usize, u64)>,
+    /// By connection: the topic that was asked last.
+    asked: Vec<usize>,
     from: From,
     limit: u64,
     picker: Picker,
@@ -125,12 +108,13 @@ impl Read {
         skew: f64,
     ) -> Read {
         Read {
+            asked: vec![0; connections],
             cursors: (0..connections).map(|index| (index % topics.len(), 0)).collect(),
             topics: topics.to_vec(),
             heads,
             from,
             limit,
-            picker: Picker::new(topics.len(), skew),
+            picker: Picker::zipf(topics.len(), skew),
         }
     }
 }
@@ -138,19 +122,21 @@ impl Read {
 impl Work for Read {
     const KEEP: Keep = Keep::Tail;
 
-    fn ask(&mut self, number: usize, now: Duration, out: &mut Vec<u8>) {
+    fn ask(&mut self, number: usize, _: Duration, out: &mut Vec<u8>) {
         let (topic, cursor) = match self.from {
             From::Start => self.cursors[number],
             From::Head => {
                 let topic = self.picker.pick();
                 (topic, self.heads[topic].saturating_sub(self.limit))
             }
-            From::Anywhere => {
+            From::Anywhere | From::Cold => {
                 let topic = self.picker.pick();
-                let span = self.heads[topic].saturating_sub(self.limit).max(1);
-                (topic, (now.as_nanos() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) % span)
+                // The younger half may still be in memory.
+                let end = if self.from == From::Cold { self.heads[topic] / 2 } else { self.heads[topic] };
+                (topic, self.picker.below(end.saturating_sub(self.limit).max(1)))
             }
         };
+        self.asked[number] = topic;
         let body = format!("{{\"from_seq\":{cursor},\"limit\":{},\"max_batch_bytes\":8388608}}", self.limit);
         out.extend_from_slice(&post(&format!("/v0/topics/{}/diff", self.topics[topic]), &body));
     }
@@ -159,6 +145,10 @@ impl Work for Read {
         let next = last_member(body, "\"next_from_seq\":").unwrap_or(0);
         let scanned = last_member(body, "\"records_scanned\":").unwrap_or(0);
         let (topic, cursor) = &mut self.cursors[number];
+        // In a mixed load topics grow: their heads move on.
+        if let Some(head) = last_member(body, "\"head_seq\":") {
+            self.heads[self.asked[number]] = head;
+        }
         *cursor = if next >= self.heads[*topic] { 0 } else { next };
         Some((scanned, 0))
     }
@@ -182,6 +172,13 @@ impl Queue {
     pub(crate) fn new(topics: &[String], connections: usize, max: u64) -> Queue {
         let states = (0..connections).map(|index| Cycle { topic: index % topics.len(), claimed: Vec::new() });
         Queue { topics: topics.to_vec(), max, states: states.collect() }
+    }
+}
+
+impl Queue {
+    /// Whether a connection has jobs that it has not acknowledged.
+    pub(crate) fn holds(&self, number: usize) -> bool {
+        !self.states[number].claimed.is_empty()
     }
 }
 
@@ -224,25 +221,47 @@ mod tests {
     use super::*;
 
     #[test]
+    fn requests_are_of_one_length_whatever_their_topic() {
+        let topics = topic_names("append", "disk", 101);
+        assert_eq!((&*topics[7], &*topics[100]), ("bench-append-disk-007", "bench-append-disk-100"));
+        let append = Append::new(&topics, 3, 50, 0.0);
+        assert!(append.requests.iter().all(|request| request.len() == append.request_bytes()));
+    }
+
+    /// The seq that a request of `read` begins at, in a topic with `head` records.
+    fn begins(from: From, head: u64, limit: u64, requests: usize) -> Vec<u64> {
+        let mut read = Read::new(&["t".into()], vec![head], 1, from, limit, 0.0);
+        let ask = |_| {
+            let mut out = Vec::new();
+            read.ask(0, Duration::ZERO, &mut out);
+            let next = last_member(&out, "\"from_seq\":").expect("a cursor") + limit;
+            let body = format!(
+                "{{\"next_from_seq\":{},\"head_seq\":{head},\"records_scanned\":{limit}}}",
+                next.min(head)
+            );
+            assert_eq!(read.answered(0, body.as_bytes()), Some((limit, 0)));
+            next - limit
+        };
+        (0..requests).map(ask).collect()
+    }
+
+    #[test]
+    fn reads_begin_where_they_are_asked_to() {
+        assert_eq!(begins(From::Head, 1000, 100, 3), [900, 900, 900]);
+        assert_eq!(begins(From::Start, 250, 100, 5), [0, 100, 200, 0, 100]);
+        let anywhere = begins(From::Anywhere, 1000, 100, 500);
+        assert!(anywhere.iter().all(|seq| *seq < 900) && anywhere.iter().any(|seq| *seq > 800));
+        let cold = begins(From::Cold, 1000, 100, 500);
+        assert!(cold.iter().all(|seq| *seq < 400) && cold.iter().any(|seq| *seq > 350));
+    }
+
+    #[test]
     fn records_have_the_size_that_was_asked_for() {
         for bytes in [12, 100, 200, 1000] {
             let data = data_of(bytes, 7);
             assert_eq!(data.len(), bytes.max(14), "{data}");
             serde_json::from_str::<serde_json::Value>(&data).expect("JSON");
         }
-    }
-
-    #[test]
-    fn topics_are_picked_evenly_or_with_a_skew() {
-        let count = |skew: f64| {
-            let mut picker = Picker::new(4, skew);
-            let mut counts = [0; 4];
-            (0..40_000).for_each(|_| counts[picker.pick()] += 1);
-            counts
-        };
-        assert!(count(0.0).iter().all(|count| (9_000..11_000).contains(count)), "{:?}", count(0.0));
-        let skewed = count(1.0); // shares 12/25, 6/25, 4/25, 3/25
-        assert!((18_000..20_500).contains(&skewed[0]) && (4_300..5_300).contains(&skewed[3]), "{skewed:?}");
     }
 
     #[test]

@@ -1,140 +1,354 @@
-//! Results for people and for programs.
+//! Results for programs, and what a run as a whole found. Lives here: JSON, CSV, medians, findings. Not here:
+//! the page for people (`html`).
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::host::Host;
-use super::measure::Point;
-use super::median;
+use super::html;
+use super::outcome::Outcome;
 
 /// Everything a run found.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) version: &'static str,
+    /// Tells programs of one version apart: a hash of this one.
+    pub(crate) build: String,
     /// Points were allowed to be too short: not to be quoted.
     pub(crate) quick: bool,
+    /// UTC.
+    pub(crate) taken_at: String,
+    /// As it was given.
+    pub(crate) command: String,
     pub(crate) host: Host,
-    pub(crate) rows: Vec<Row>,
+    pub(crate) generator_cpus: Vec<usize>,
+    pub(crate) server_cpus: Vec<usize>,
+    /// What `serve --check` says of the servers that are started, or why that is not known.
+    pub(crate) server_settings: String,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) points: Vec<Outcome>,
 }
 
-/// One point and what it was of.
+/// A figure that a run was made for: a median, beside its bar and its ceiling.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) mode: String,
-    pub(crate) class: String,
-    pub(crate) connections: usize,
-    pub(crate) topics: usize,
-    pub(crate) batch: usize,
-    pub(crate) record_bytes: usize,
-    /// Requests a second that were meant; none in a closed loop.
-    pub(crate) rate: Option<f64>,
-    /// CPU seconds of the server a second, warm-up included.
-    pub(crate) server_cpu: Option<f64>,
-    pub(crate) server_resident_bytes: Option<u64>,
-    pub(crate) point: Point,
+pub(crate) struct Finding {
+    pub(crate) work: String,
+    pub(crate) unit: &'static str,
+    pub(crate) median: f64,
+    /// What the median is of.
+    pub(crate) runs: Vec<f64>,
+    pub(crate) bar: Option<Bar>,
+    pub(crate) met: Option<bool>,
+    /// What a bare loop reached, in the same unit.
+    pub(crate) ceiling: Option<f64>,
+    pub(crate) of_ceiling: Option<f64>,
+    pub(crate) limited_by: String,
+    /// What would move it.
+    pub(crate) next: String,
 }
 
-impl Row {
+/// A number to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Bar {
+    /// As much or more.
+    AtLeast(f64),
+    /// As much or less.
+    AtMost(f64),
+}
+
+impl Finding {
+    /// The median of runs, held against its bar.
+    pub(crate) fn new(work: &str, unit: &'static str, runs: Vec<f64>, bar: Option<Bar>) -> Finding {
+        let median = median(&runs);
+        let met = bar.map(|bar| match bar {
+            Bar::AtLeast(least) => median >= least,
+            Bar::AtMost(most) => median <= most,
+        });
+        let (work, next, limited_by) = (work.to_owned(), String::new(), String::new());
+        Finding { work, unit, median, runs, bar, met, ceiling: None, of_ceiling: None, limited_by, next }
+    }
+
+    /// The same beside what a bare loop reached.
+    pub(crate) fn below(mut self, ceiling: f64) -> Finding {
+        self.ceiling = Some(ceiling);
+        self.of_ceiling = Some(self.median / ceiling);
+        self
+    }
+
+    /// The same with what limited it, and so what would move it.
+    pub(crate) fn limited_by(mut self, limit: &str) -> Finding {
+        self.limited_by = limit.to_owned();
+        self.next = match limit {
+            "server CPU" => "less work for each request, or more cores",
+            "disk (writes and syncs)" => {
+                "a drive that syncs faster; larger batches, or more connections, to share a sync"
+            }
+            "disk (writes)" => "a drive that writes faster",
+            "disk (reads)" => "a drive that reads faster, or a larger block cache",
+            "generator" => "a generator on CPUs of its own, or on another machine",
+            "round trips" => "more connections, or larger batches",
+            _ => "",
+        }
+        .to_owned();
+        self
+    }
+
+    /// The bar in words.
+    pub(crate) fn bar_text(&self) -> String {
+        let text = |number: f64| if number < 10.0 { number.to_string() } else { format!("{number:.0}") };
+        match self.bar {
+            Some(Bar::AtLeast(least)) => format!("≥ {}", text(least)),
+            Some(Bar::AtMost(most)) => format!("≤ {}", text(most)),
+            None => String::new(),
+        }
+    }
+
     /// One line for people.
     pub(crate) fn line(&self) -> String {
-        let Row { point, .. } = self;
-        let latency = &point.latency_us;
-        let mut line = format!(
-            "{:<7} {:<9} {:>5} conn {:>4} topics {:>5} x {:<6} {:>10.0} req/s {:>10.0} rec/s  p50 {:>7.0}  p99 {:>7.0}  p99.9 {:>7.0}  max {:>8.0} us",
-            self.mode,
-            self.class,
-            self.connections,
-            self.topics,
-            self.batch,
-            format!("{} B", self.record_bytes),
-            point.requests_per_second,
-            point.records_per_second,
-            latency.p50,
-            latency.p99,
-            latency.p999,
-            latency.max,
-        );
-        if let Some(rate) = self.rate {
-            let _ = write!(line, "  at {rate}/s");
+        let digits = if self.median < 100.0 { 2 } else { 0 };
+        let mut line = format!("{:<58} {:>12.digits$} {}", self.work, self.median, self.unit);
+        if let Some(met) = self.met {
+            let verdict = if met { "reached" } else { "MISSED" };
+            let _ = write!(line, "  bar {}: {verdict}", self.bar_text());
         }
-        if let Some(cpu) = self.server_cpu {
-            let _ = write!(line, "  server {:.0} % CPU", cpu * 100.0);
+        if let (Some(ceiling), Some(share)) = (self.ceiling, self.of_ceiling) {
+            let _ = write!(line, "  raw ceiling {ceiling:.0}: {:.0} % of it", share * 100.0);
         }
-        for (status, count) in &point.refused {
-            let _ = write!(line, "  {count} x {status}");
+        if !self.limited_by.is_empty() {
+            let _ = write!(line, "  limit: {}", self.limited_by);
         }
         line
     }
+}
 
-    fn is_of_kind(&self, other: &Row) -> bool {
-        (&self.mode, &self.class, self.rate) == (&other.mode, &other.class, other.rate)
+/// The middle value; of an even number the mean of the two in the middle.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        count => (sorted[(count - 1) / 2] + sorted[count / 2]) / 2.0,
     }
 }
 
+/// Where results are written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Files {
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) csv: Option<PathBuf>,
+    pub(crate) html: Option<PathBuf>,
+}
+
 impl Report {
-    pub(crate) fn new(host: Host, quick: bool) -> Report {
-        Report { version: env!("CARGO_PKG_VERSION"), quick, host, rows: Vec::new() }
+    /// A report of no points yet, of a run that begins now.
+    pub(crate) fn new(dir: &Path, quick: bool) -> Report {
+        let program = std::env::current_exe().and_then(fs::read).unwrap_or_default();
+        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            build: format!("{:016x}, {profile}", xxhash_rust::xxh3::xxh3_64(&program)),
+            quick,
+            taken_at: utc(now),
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            host: Host::look(dir),
+            generator_cpus: super::server::all_cpus(),
+            server_cpus: Vec::new(),
+            server_settings: String::new(),
+            findings: Vec::new(),
+            points: Vec::new(),
+        }
     }
 
-    /// The middle point of each kind.
-    pub(crate) fn medians(&self) -> Vec<Row> {
-        let mut medians: Vec<Row> = Vec::new();
-        for row in &self.rows {
-            if medians.iter().any(|other| other.is_of_kind(row)) {
+    /// Of each point its median run, by records a second, in the order in which they were begun.
+    pub(crate) fn medians(&self) -> Vec<Outcome> {
+        let mut medians: Vec<Outcome> = Vec::new();
+        for outcome in &self.points {
+            let title = outcome.config.title();
+            if medians.iter().any(|other| other.config.title() == title) {
                 continue;
             }
-            let points = self.rows.iter().filter(|other| other.is_of_kind(row));
-            medians.push(Row { point: median(points.map(|row| row.point.clone()).collect()), ..row.clone() });
+            let mut runs: Vec<&Outcome> =
+                self.points.iter().filter(|other| other.config.title() == title).collect();
+            runs.sort_by(|a, b| a.point.records_per_second.total_cmp(&b.point.records_per_second));
+            medians.push(runs[runs.len() / 2].clone());
         }
         medians
     }
 
-    /// Writes the files that were asked for.
-    pub(crate) fn write(&self, json: Option<&Path>, csv: Option<&Path>) -> Result<(), String> {
+    /// Writes the files that were asked for. Each is whole after every point: a run may be long.
+    pub(crate) fn write(&self, files: &Files) -> Result<(), String> {
         let put = |path: &Path, text: String| {
             fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
         };
-        if let Some(path) = json {
+        if let Some(path) = &files.json {
             put(path, serde_json::to_string_pretty(self).expect("plain data") + "\n")?;
         }
-        csv.map_or(Ok(()), |path| put(path, self.csv()))
+        if let Some(path) = &files.csv {
+            put(path, self.csv())?;
+        }
+        files.html.as_deref().map_or(Ok(()), |path| put(path, html::page(self)))
     }
 
-    fn csv(&self) -> String {
+    /// A line for each point.
+    pub(crate) fn csv(&self) -> String {
         let mut out = String::from(
-            "mode,class,connections,topics,batch,record_bytes,rate,seconds,requests_per_second,records_per_second,p50_us,p90_us,p99_us,p99.9_us,p99.99_us,max_us,server_cpu,refused,quick\n",
+            "point,class,connections,readers,topics,batch,record_bytes,rate,seconds,requests_per_second,records_per_second,p50_us,p90_us,p99_us,p99.9_us,p99.99_us,max_us,server_cpu,server_cpu_us_per_request,generator_cpu,slip_p99_us,refused,limited_by,warnings,quick\n",
         );
-        for row in &self.rows {
-            let Row { point, .. } = row;
+        for Outcome { config, point, server_cpu_us_per_request, limited_by, warnings, .. } in &self.points {
             let latency = &point.latency_us;
             let optional = |number: Option<f64>| number.map_or(String::new(), |number| number.to_string());
-            let _ = writeln!(
-                out,
-                "{},{},{},{},{},{},{},{},{:.1},{:.1},{},{},{},{},{},{},{},{},{}",
-                row.mode,
-                row.class,
-                row.connections,
-                row.topics,
-                row.batch,
-                row.record_bytes,
-                optional(row.rate),
-                point.seconds,
-                point.requests_per_second,
-                point.records_per_second,
-                latency.p50,
-                latency.p90,
-                latency.p99,
-                latency.p999,
-                latency.p9999,
-                latency.max,
-                optional(row.server_cpu),
-                point.refused.values().sum::<u64>(),
-                self.quick
-            );
+            let fields = [
+                quoted(&config.name()),
+                config.class.clone(),
+                config.connections.to_string(),
+                config.readers.to_string(),
+                config.topics.to_string(),
+                config.batch.to_string(),
+                config.record_bytes.to_string(),
+                optional(config.rate),
+                point.seconds.to_string(),
+                format!("{:.1}", point.requests_per_second),
+                format!("{:.1}", point.records_per_second),
+                latency.p50.to_string(),
+                latency.p90.to_string(),
+                latency.p99.to_string(),
+                latency.p999.to_string(),
+                latency.p9999.to_string(),
+                latency.max.to_string(),
+                optional(point.server_cpu),
+                optional(*server_cpu_us_per_request),
+                point.generator_cpu.to_string(),
+                optional(point.slip_us.map(|slip| slip.p99)),
+                point.refused.values().sum::<u64>().to_string(),
+                quoted(limited_by),
+                quoted(&warnings.join("; ")),
+                self.quick.to_string(),
+            ];
+            out.push_str(&fields.join(","));
+            out.push('\n');
         }
         out
+    }
+}
+
+/// A field of CSV that may hold commas or quotes.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+/// Seconds since 1970 as a date and a time.
+fn utc(seconds: u64) -> String {
+    let (mut days, time) = (seconds / 86_400, seconds % 86_400);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    let (hour, minute) = (time / 3600, time / 60 % 60);
+    format!("{year}-{:02}-{:02} {hour:02}:{minute:02} UTC", month + 1, days + 1)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::outcome::tests::sound;
+    use super::*;
+
+    /// A report of one sound point for each of these records a second.
+    pub(crate) fn report(quick: bool, rates: &[f64]) -> Report {
+        let mut report = Report::new(Path::new("."), quick);
+        for rate in rates {
+            let (config, mut point) = sound();
+            point.records_per_second = *rate;
+            report.points.push(Outcome::judge(config, point, None, "0.5 0.4 0.3 1/100 7".into(), None));
+        }
+        report
+    }
+
+    #[test]
+    fn medians_are_the_middle_run() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[]), 0.0);
+        let medians = report(false, &[30.0, 10.0, 20.0, 50.0, 40.0]).medians();
+        assert_eq!((medians.len(), medians[0].point.records_per_second), (1, 30.0));
+    }
+
+    #[test]
+    fn different_rates_are_different_points() {
+        let mut report = report(false, &[10.0, 20.0]);
+        report.points[1].config.rate = Some(5.0);
+        assert_eq!(report.medians().len(), 2);
+    }
+
+    #[test]
+    fn a_bar_is_reached_or_missed() {
+        let met = |bar| Finding::new("w", "/s", vec![9.0, 10.0, 11.0], Some(bar)).met;
+        assert_eq!((met(Bar::AtLeast(10.0)), met(Bar::AtLeast(10.1))), (Some(true), Some(false)));
+        assert_eq!((met(Bar::AtMost(10.0)), met(Bar::AtMost(9.9))), (Some(true), Some(false)));
+        let finding = Finding::new("w", "/s", vec![13.0], None).below(20.0).limited_by("server CPU");
+        assert_eq!((finding.of_ceiling, finding.met), (Some(0.65), None));
+        assert!(finding.line().contains("65 % of it") && !finding.next.is_empty());
+    }
+
+    #[test]
+    fn every_line_of_csv_has_every_field() {
+        let mut report = report(true, &[10.0]);
+        report.points[0].warnings = vec!["a, \"b\"".into()];
+        let csv = report.csv();
+        let (head, line) = csv.trim_end().split_once('\n').expect("two lines");
+        let line = line.replace("\"a, \"\"b\"\"\"", "warning").replace("\"append\"", "append");
+        let fields: std::collections::BTreeMap<&str, &str> = head.split(',').zip(line.split(',')).collect();
+        assert_eq!(head.split(',').count(), line.split(',').count());
+        assert_eq!((fields["quick"], fields["warnings"], fields["point"]), ("true", "warning", "append"));
+        assert_eq!((fields["records_per_second"], fields["server_cpu_us_per_request"]), ("10.0", "80"));
+    }
+
+    #[test]
+    fn json_carries_machine_settings_and_the_stamp() {
+        let value = serde_json::to_value(report(true, &[10.0])).expect("plain data");
+        assert_eq!(value["quick"], true);
+        for path in [
+            "/host/kernel",
+            "/host/cpu_model",
+            "/host/cpu_governor",
+            "/host/file_system",
+            "/host/mount_options",
+            "/host/disk/model",
+            "/host/disk/power_loss_protection",
+            "/server_settings",
+            "/version",
+            "/build",
+            "/points/0/load_average",
+            "/points/0/limited_by",
+            "/points/0/mode",
+            "/points/0/point/latency_us/p9999",
+        ] {
+            assert!(value.pointer(path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_795_880_000, "2026-11-28 15:33 UTC"),
+        ] {
+            assert_eq!(utc(seconds), text);
+        }
     }
 }

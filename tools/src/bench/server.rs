@@ -1,15 +1,30 @@
 //! A fresh server for a benchmark: this very program on CPUs of its own and an empty data directory, which
-//! goes with it.
+//! goes with it. The daemon, or the bare loop that is its ceiling.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A start that takes longer has failed.
 const START: Duration = Duration::from_secs(60);
+
+/// All CPUs that this process may use.
+pub(crate) fn all_cpus() -> Vec<usize> {
+    // SAFETY: a cpu_set_t is plain bits; the call fills it.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of_val(&set), &mut set);
+        set
+    };
+    // SAFETY: the ids are in range.
+    (0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+}
 
 /// Keeps a thread, or a process before it begins, on some CPUs.
 pub(crate) fn pin(cpus: &[usize]) -> std::io::Result<()> {
@@ -26,36 +41,75 @@ pub(crate) fn pin(cpus: &[usize]) -> std::io::Result<()> {
     }
 }
 
+/// Servers that this process started, so that each has a directory of its own.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
 /// The server; stopped and cleared away when dropped.
 pub(crate) struct Server {
     child: Child,
+    /// Everything of it, files beside its data too.
     dir: PathBuf,
     pub(crate) address: SocketAddr,
 }
 
 impl Server {
-    /// Starts one below `parent` on `cpus`, with further flags of `runelog serve`.
+    /// Starts the daemon below `parent` on `cpus`, with further flags of `runelog serve`.
     pub(crate) fn start(parent: &Path, cpus: &[usize], flags: &[String]) -> Result<Server, String> {
-        let dir = parent.join(format!("runelog-bench-{}", std::process::id()));
+        let dir = new_dir(parent)?;
+        let mut args: Vec<OsString> =
+            ["serve", "--host", "127.0.0.1", "--port", "0", "--data-dir"].map(OsString::from).into();
+        args.push(dir.join("data").into());
+        args.extend(flags.iter().map(OsString::from));
+        Server::spawn(dir, cpus, args)
+    }
+
+    /// Starts the bare loop: it answers every `request_bytes` bytes with `answer`. With `log` it appends
+    /// them to a file first, synced if that says so.
+    pub(crate) fn start_raw(
+        parent: &Path,
+        cpus: &[usize],
+        request_bytes: usize,
+        answer: &[u8],
+        log: Option<bool>,
+    ) -> Result<Server, String> {
+        let dir = new_dir(parent)?;
+        let file = dir.join("answer");
+        fs::write(&file, answer).map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut args: Vec<OsString> = vec!["raw-server".into(), "--answer".into(), file.into()];
+        let list: Vec<String> = cpus.iter().map(usize::to_string).collect();
+        args.extend(
+            [format!("--request-bytes={request_bytes}"), format!("--cpus={}", list.join(","))]
+                .map(OsString::from),
+        );
+        if let Some(sync) = log {
+            args.extend(["--log".into(), dir.join("log-file").into()]);
+            args.extend(sync.then(|| "--sync".into()));
+        }
+        Server::spawn(dir, cpus, args)
+    }
+
+    fn spawn(dir: PathBuf, cpus: &[usize], args: Vec<OsString>) -> Result<Server, String> {
         let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
-        fs::create_dir_all(&dir).map_err(|error| failed(&dir.display().to_string(), error))?;
         let port_file = dir.join("port");
         let program = std::env::current_exe().map_err(|error| failed("this program", error))?;
         let log = fs::File::create(dir.join("log")).map_err(|error| failed("the server's log", error))?;
         let mut command = Command::new(program);
         command
-            .args(["serve", "--host", "127.0.0.1", "--port", "0"])
+            .args(args)
             .arg("--port-file")
             .arg(&port_file)
-            .arg("--data-dir")
-            .arg(dir.join("data"))
-            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
         let cpus = cpus.to_vec();
-        // SAFETY: between fork and exec only a system call on plain memory of this closure.
-        unsafe { command.pre_exec(move || pin(&cpus)) };
+        let before = move || {
+            // A generator that is killed leaves no server behind.
+            // SAFETY: a number for this process.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
+            pin(&cpus)
+        };
+        // SAFETY: between fork and exec only system calls on plain memory of this closure.
+        unsafe { command.pre_exec(before) };
         let child = command.spawn().map_err(|error| failed("starting the server", error))?;
         let mut server = Server { child, dir, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
         let began = Instant::now();
@@ -73,13 +127,25 @@ impl Server {
         }
     }
 
-    /// CPU time of the server so far, user and system.
-    pub(crate) fn cpu(&self) -> Option<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
-        // The fields after the name, which may hold anything, in clock ticks of 10 ms.
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-        let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-        Some(Duration::from_millis(ticks * 10))
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Takes its files out of the system's cache of pages, as far as they are on the disk.
+    pub(crate) fn drop_pages(&self) {
+        let mut dirs = vec![self.dir.join("data")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if let Ok(file) = fs::File::open(path) {
+                    // SAFETY: numbers only, of a file that is open.
+                    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+                }
+            }
+        }
     }
 
     /// Resident memory in bytes.
@@ -88,6 +154,13 @@ impl Server {
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
     }
+}
+
+fn new_dir(parent: &Path) -> Result<PathBuf, String> {
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    let dir = parent.join(format!("runelog-bench-{}-{number}", std::process::id()));
+    fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    Ok(dir)
 }
 
 impl Drop for Server {

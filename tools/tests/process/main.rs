@@ -5,6 +5,7 @@
 //! `RUNELOG_KILL_ROUNDS`, `RUNELOG_KILL_MS` and `RUNELOG_KILL_SEED` make [`kill`] longer or repeat a run.
 
 mod ask;
+mod bench;
 mod clean_stop;
 mod client;
 mod full_disk;

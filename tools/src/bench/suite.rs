@@ -1,0 +1,222 @@
+//! `runelog bench suite`: the figures by which this project judges itself, each beside what a bare loop does
+//! in the same run. Lives here: which loads, which bars.
+
+use super::Bench;
+use super::ceiling::{ECHO_SHARE, raw};
+use super::config::{Config, Mode, Subject};
+use super::modes::From;
+use super::outcome::Outcome;
+use super::report::{Bar, Finding, median};
+use super::server::all_cpus;
+
+/// The loads of the table.
+struct Loads {
+    /// Single records, synced, and the bare loops beside.
+    single: Config,
+    single_echo: Config,
+    single_log: Config,
+    /// Batches, synced and only written.
+    batch: Config,
+    batch_log: Config,
+    batch_disk: Config,
+    batch_disk_log: Config,
+    /// The same single records on every CPU, into one topic and into many.
+    one_topic: Config,
+    many_topics: Config,
+    diff: Config,
+    sse: Config,
+}
+
+impl Loads {
+    fn of(base: &Config) -> Result<Loads, String> {
+        let single = Config { connections: 64, topics: 16, batch: 1, record_bytes: 200, ..base.clone() };
+        let batch = Config { connections: 16, batch: 100, record_bytes: 100, ..single.clone() };
+        let batch_disk = Config { class: "disk".into(), ..batch.clone() };
+        let many_topics = Config { server_cpus: all_cpus(), ..single.clone() };
+        let diff = Config { mode: Mode::Read, from: From::Head, limit: 1000, fill: 100_000, ..batch.clone() };
+        Ok(Loads {
+            single_echo: raw(&single, Subject::RawEcho)?,
+            single_log: raw(&single, Subject::RawLog)?,
+            batch_log: raw(&batch, Subject::RawLog)?,
+            batch_disk_log: raw(&batch_disk, Subject::RawLog)?,
+            one_topic: Config { topics: 1, ..many_topics.clone() },
+            many_topics,
+            diff,
+            sse: Config {
+                mode: Mode::Fanout,
+                class: "disk".into(),
+                connections: 16,
+                topics: 1,
+                readers: 100,
+                rate: Some(1000.0),
+                ..single.clone()
+            },
+            single,
+            batch,
+            batch_disk,
+        })
+    }
+
+    fn all(&self) -> Vec<Config> {
+        let all = [
+            &self.single,
+            &self.single_echo,
+            &self.single_log,
+            &self.batch,
+            &self.batch_log,
+            &self.batch_disk,
+            &self.batch_disk_log,
+            &self.one_topic,
+            &self.many_topics,
+            &self.diff,
+            &self.sse,
+        ];
+        all.map(Config::clone).into()
+    }
+}
+
+/// Runs all loads in turn, and then says how far they are from their bars.
+pub(super) fn run(bench: &mut Bench, base: &Config, repeat: usize) -> Result<(), String> {
+    let loads = Loads::of(base)?;
+    bench.in_turn(&loads.all(), repeat)?;
+    findings(bench, &loads).into_iter().for_each(|finding| bench.find(finding));
+    Ok(())
+}
+
+fn findings(bench: &Bench, loads: &Loads) -> Vec<Finding> {
+    let requests = |outcome: &Outcome| outcome.point.requests_per_second;
+    let records = |outcome: &Outcome| outcome.point.records_per_second;
+    let p99_ms = |outcome: &Outcome| outcome.point.latency_us.p99 / 1000.0;
+    let of = |config, pick: fn(&Outcome) -> f64| bench.runs(config, pick);
+    let limit = |config| bench.limit(config);
+    let (single, hot) = (&loads.single, &loads.one_topic);
+    // Each run of one topic beside the run of many in the same round.
+    let shares: Vec<f64> = of(hot, requests)
+        .iter()
+        .zip(of(&loads.many_topics, requests))
+        .map(|(one, many)| 100.0 * one / many)
+        .collect();
+    let least = |bar| Some(Bar::AtLeast(bar));
+    let most = |bar| Some(Bar::AtMost(bar));
+    let echo = median(&of(&loads.single_echo, requests));
+    let ceiling = |config| median(&of(config, records));
+    vec![
+        Finding::new(
+            "append, fsync, 1 x 200 B, 64 connections, 16 topics",
+            "records/s",
+            of(single, records),
+            least(1e5),
+        )
+        .below(ceiling(&loads.single_log))
+        .limited_by(limit(single)),
+        Finding::new("  its p99", "ms", of(single, p99_ms), most(2.0)).limited_by(limit(single)),
+        Finding::new(
+            "append, fsync, 100 x 100 B, 16 connections",
+            "records/s",
+            of(&loads.batch, records),
+            least(3e6),
+        )
+        .below(ceiling(&loads.batch_log))
+        .limited_by(limit(&loads.batch)),
+        Finding::new("append, disk, the same", "records/s", of(&loads.batch_disk, records), least(3.5e6))
+            .below(ceiling(&loads.batch_disk_log))
+            .limited_by(limit(&loads.batch_disk)),
+        Finding::new("one hot topic on all CPUs, beside 16 topics", "%", shares, least(80.0))
+            .limited_by(limit(hot)),
+        Finding::new("diff of 1000 x 100 B, hot", "records/s", of(&loads.diff, records), least(8e6))
+            .limited_by(limit(&loads.diff)),
+        Finding::new("SSE, 100 watchers, 1000 writes/s, p99", "ms", of(&loads.sse, p99_ms), most(1.0))
+            .limited_by(limit(&loads.sse)),
+        Finding::new(
+            "server CPU for each single-record durable append",
+            "us",
+            of(single, |outcome| outcome.server_cpu_us_per_request.unwrap_or(f64::NAN)),
+            most(8.0),
+        )
+        .limited_by(limit(single)),
+        Finding::new(
+            "single appends beside the raw ceiling",
+            "requests/s",
+            of(single, requests),
+            least(ECHO_SHARE * echo),
+        )
+        .below(echo)
+        .limited_by(limit(single)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measure::{Latency, Point};
+    use super::super::report::Report;
+    use super::*;
+
+    fn loads() -> Loads {
+        let base = Config { server_cpus: vec![0], ..Config::default() };
+        let single = Config { topics: 16, ..base.clone() };
+        let batch = Config { connections: 16, batch: 100, record_bytes: 100, ..base.clone() };
+        let raw = |config: &Config, subject| Config { subject, ..config.clone() };
+        let batch_disk = Config { class: "disk".into(), ..batch.clone() };
+        let many_topics = Config { server_cpus: vec![0, 1], ..single.clone() };
+        Loads {
+            single_echo: raw(&single, Subject::RawEcho),
+            single_log: raw(&single, Subject::RawLog),
+            batch_log: raw(&batch, Subject::RawLog),
+            batch_disk_log: raw(&batch_disk, Subject::RawLog),
+            one_topic: Config { topics: 1, ..many_topics.clone() },
+            diff: Config { mode: Mode::Read, ..batch.clone() },
+            sse: Config { mode: Mode::Fanout, rate: Some(1000.0), ..single.clone() },
+            single,
+            batch,
+            batch_disk,
+            many_topics,
+        }
+    }
+
+    #[test]
+    fn loads_are_told_apart_by_their_titles() {
+        let titles: std::collections::BTreeSet<String> = loads().all().iter().map(Config::title).collect();
+        assert_eq!(titles.len(), 11, "{titles:?}");
+    }
+
+    /// Every figure comes from the load, and the ceiling, that its line names.
+    #[test]
+    fn figures_are_medians_of_their_own_loads() {
+        let loads = loads();
+        let mut bench = Bench::on(Report::new(std::path::Path::new("."), true), Default::default());
+        for round in [1.0, 3.0, 2.0] {
+            for (index, config) in loads.all().into_iter().enumerate() {
+                let rate = 1000.0 * (index as f64 + 1.0) * round;
+                let latency_us = Latency { p99: 500.0 * round, ..Latency::default() };
+                let point = Point {
+                    requests: 1,
+                    requests_per_second: rate,
+                    records_per_second: 10.0 * rate,
+                    latency_us,
+                    server_cpu: Some(0.02),
+                    ..Point::default()
+                };
+                bench.report.points.push(Outcome::judge(config, point, None, String::new(), None));
+            }
+        }
+        let found = findings(&bench, &loads);
+        let told: Vec<_> =
+            found.iter().map(|finding| (finding.median, finding.ceiling, finding.met)).collect();
+        let expected = [
+            (20_000.0, Some(60_000.0), Some(false)),
+            (1.0, None, Some(true)),
+            (80_000.0, Some(100_000.0), Some(false)),
+            (120_000.0, Some(140_000.0), Some(false)),
+            (100.0 * 8.0 / 9.0, None, Some(true)),
+            (200_000.0, None, Some(false)),
+            (1.0, None, Some(true)),
+            (10.0, None, Some(false)),
+            (2000.0, Some(4000.0), Some(false)),
+        ];
+        assert_eq!(told.len(), expected.len());
+        for ((median, ceiling, met), expected) in told.into_iter().zip(expected) {
+            assert!((median - expected.0).abs() < 1e-6, "{median} for {expected:?}");
+            assert_eq!((ceiling, met), (expected.1, expected.2));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `runelog bench` against servers that it starts itself: every mode works, counts what it says it counts, and
+//! writes what was asked for. Nothing here looks at how fast anything is.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::server::{Dir, runelog};
+
+/// Runs `bench` for a second a point and returns its JSON.
+fn bench(line: &str) -> Value {
+    let home = Dir::new("bench");
+    let [json, csv, html] = ["json", "csv", "html"].map(|name| home.join(name));
+    let output = runelog()
+        .arg("bench")
+        .args(line.split(' '))
+        .args(["--quick", "--seconds", "1", "--warm-up", "0", "--server-flag=--shards=2"])
+        .arg("--dir")
+        .arg(home.path())
+        .args(["--json".as_ref(), json.as_os_str()])
+        .args(["--csv".as_ref(), csv.as_os_str()])
+        .args(["--html".as_ref(), html.as_os_str()])
+        .output()
+        .expect("a process");
+    let [told, complained] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success(), "{line}: {complained}");
+    assert!(told.contains("--quick"), "the stamp is missing: {told}");
+    let value: Value = serde_json::from_slice(&fs::read(json).expect("a file")).expect("JSON");
+    assert_eq!(value["quick"], true);
+    assert!(value["server_settings"].as_str().expect("text").contains("shards = 2 "), "{value}");
+    let points = value["points"].as_array().expect("points");
+    assert_eq!(fs::read_to_string(csv).expect("a file").lines().count(), points.len() + 1);
+    assert!(fs::read_to_string(html).expect("a file").contains("Not to be quoted"));
+    for point in points {
+        assert!(number(point, "/point/requests") > 0.0, "{line}: nothing was answered");
+        assert_eq!(point["point"]["refused"], serde_json::json!({}), "{line}");
+        assert!(number(point, "/point/latency_us/max") > 0.0);
+    }
+    // Its servers and their directories are gone; what it wrote is left.
+    let left: Vec<_> = fs::read_dir(home.path())
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+    value
+}
+
+fn number(value: &Value, place: &str) -> f64 {
+    value.pointer(place).and_then(Value::as_f64).unwrap_or_else(|| panic!("{place} of {value}"))
+}
+
+#[test]
+fn appends_count_the_records_of_their_batches() {
+    let value =
+        bench("append --class disk,ephemeral --connections 4 --topics 3 --batch 5 --skew 1 --routers 1");
+    assert_eq!(value["points"].as_array().map(Vec::len), Some(2));
+    for point in value["points"].as_array().expect("points") {
+        assert_eq!(number(point, "/point/records"), 5.0 * number(point, "/point/requests"));
+        assert!(number(point, "/point/server_cpu") > 0.0 && number(point, "/point/generator_cpu") > 0.0);
+    }
+}
+
+#[test]
+fn an_open_loop_asks_no_more_than_its_rate() {
+    let value = bench("append --class disk --connections 4 --rate 50,100");
+    for (index, rate) in [50.0, 100.0].into_iter().enumerate() {
+        let point = &value["points"][index];
+        assert_eq!(number(point, "/rate"), rate);
+        // What is answered inside a second was due inside it, or waited from the second before.
+        assert!(number(point, "/point/requests") <= rate + 1.0, "{point}");
+        assert!(number(point, "/point/slip_us/max") > 0.0);
+    }
+}
+
+#[test]
+fn reads_begin_at_the_head_at_the_start_anywhere_and_cold() {
+    let value = bench(
+        "read --class disk --connections 2 --topics 2 --bytes 1000 --fill 300000 --limit 100 --from head,start,anywhere,cold --server-cpus 0",
+    );
+    for point in value["points"].as_array().expect("points") {
+        assert_eq!(number(point, "/point/records"), 100.0 * number(point, "/point/requests"));
+    }
+    // I-97, D-21: what was read there had to come from the disk, and it did.
+    let cold = &value["points"][3];
+    assert_eq!(cold["from"], "cold");
+    let warnings = cold["warnings"].to_string();
+    assert!(!warnings.contains("not cold"), "{warnings}");
+    let read = number(cold, "/point/server_read_bytes");
+    assert!(read >= 1000.0 * 0.5 * number(cold, "/point/records"), "{read} bytes for {cold}");
+}
+
+#[test]
+fn every_delivery_of_a_fan_out_is_counted() {
+    let value =
+        bench("fanout --class ephemeral --connections 4 --topics 2 --readers 6 --rate 100 --follow sse,ws");
+    for point in value["points"].as_array().expect("points") {
+        // Three readers follow each topic.
+        let (writes, deliveries) = (number(point, "/point/requests"), number(point, "/point/records"));
+        assert!(deliveries > 0.0 && deliveries <= 3.0 * (writes + 10.0), "{deliveries} of {writes}");
+        assert!(deliveries >= 3.0 * (writes - 10.0), "{deliveries} of {writes}");
+    }
+}
+
+#[test]
+fn queues_are_emptied_by_claims_and_acks() {
+    let value = bench("queue --class disk --connections 4 --topics 2 --batch 8 --fill 100000");
+    let (cycles, jobs) =
+        (number(&value, "/points/0/point/requests"), number(&value, "/points/0/point/records"));
+    assert!(jobs > 0.0 && jobs <= 8.0 * cycles, "{jobs} jobs in {cycles} cycles");
+}
+
+#[test]
+fn a_mixed_load_tells_each_kind_apart() {
+    let value = bench(
+        "mixed --class disk --connections 4 --topics 2 --fill 2000 --limit 10 --mix append=4,read=3,catchup=1,claim=1,push=1",
+    );
+    let parts = value["points"][0]["point"]["parts"].as_array().expect("parts");
+    let names: Vec<&str> = parts.iter().map(|part| part["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["append", "read", "catchup", "claim", "push"]);
+    let sum: f64 = parts.iter().map(|part| number(part, "/requests_per_second")).sum();
+    let all = number(&value, "/points/0/point/requests_per_second");
+    assert!((sum - all).abs() < 0.01 * all, "{sum} of {all}");
+    assert!(parts.iter().all(|part| number(part, "/requests_per_second") > 0.0), "{parts:?}");
+}
+
+#[test]
+fn the_ceiling_runs_beside_the_server_under_the_same_load() {
+    let value =
+        bench("ceiling --class fsync --connections 4 --topics 11 --batch 3 --repeat 2 --server-cpus 0");
+    let points = value["points"].as_array().expect("points");
+    let subjects: Vec<&str> =
+        points.iter().map(|point| point["subject"].as_str().expect("a subject")).collect();
+    let round = ["fresh", "raw_echo", "raw_log", "raw_disk"];
+    assert_eq!(subjects, [round, round].concat());
+    for point in points {
+        assert_eq!(number(point, "/point/records"), 3.0 * number(point, "/point/requests"));
+    }
+    let findings = value["findings"].as_array().expect("findings");
+    assert_eq!(findings.len(), 3);
+    for finding in findings {
+        let share = number(finding, "/median") / number(finding, "/ceiling");
+        assert!((number(finding, "/of_ceiling") - share).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_status_1() {
+    for (line, reason) in [("append --seconds 3", "--quick"), ("fanout", "--rate")] {
+        let output = runelog().arg("bench").args(line.split(' ')).output().expect("a process");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(reason), "{line}");
+    }
+}
