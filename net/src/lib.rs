@@ -21,6 +21,7 @@ pub mod limits;
 pub mod mesh;
 mod message;
 mod metrics;
+pub mod pieces;
 pub mod route;
 mod routers;
 pub mod server;
