@@ -32,6 +32,8 @@ use std::collections::VecDeque;
 pub(super) const RETRY_MS: i64 = 1000;
 /// Outstanding `disk`-class data is synced this often (semantics §5: within one second).
 const SYNC_EVERY_MS: i64 = 400;
+/// A log that did not grow for this long leaves the disk to the filling of its next file.
+const FILL_IDLE_US: u64 = 5_000;
 
 /// The outcome of a background job.
 pub enum JobDone {
@@ -127,6 +129,9 @@ pub(super) struct Sealing {
     /// Slots of recycled files.
     pub(super) free_slots: Vec<u32>,
     pub(super) preparing: bool,
+    /// How far that file may be filled, and where the log ended when it last grew, by the steady clock.
+    pub(super) pace: files::Pace,
+    grown: (Lsn, u64),
     /// What a batch that waits needs of the log files.
     pub(super) wanted_room: u64,
     /// Why the next log file could not be made ready, until one is.
@@ -179,6 +184,8 @@ impl Sealing {
             next_slot: 0,
             free_slots: Vec::new(),
             preparing: false,
+            pace: files::Pace::default(),
+            grown: (Lsn(0), 0),
             wanted_room: 0,
             no_file: None,
             sealing: false,
@@ -234,6 +241,9 @@ impl Shard {
             && let Some(number) = self.log.wanted_file(self.sealing.wanted_room)
         {
             self.prepare_file(number);
+        }
+        if self.sealing.preparing {
+            self.pace_filling(now_us);
         }
         // A clock that was set back must not put this off until it has caught up.
         if !(0..SYNC_EVERY_MS).contains(&(now - self.sealing.last_sync)) {
@@ -354,6 +364,23 @@ impl Shard {
         }
     }
 
+    /// A file is filled twice as fast as the one before it is used, and at full speed when nobody writes or
+    /// somebody waits.
+    fn pace_filling(&mut self, now_us: u64) {
+        if self.log.end() != self.sealing.grown.0 {
+            self.sealing.grown = (self.log.end(), now_us);
+        }
+        let is_idle = now_us.saturating_sub(self.sealing.grown.1) >= FILL_IDLE_US;
+        let allowed = match is_idle || self.sealing.wanted_room > 0 || !self.log.has_file() {
+            true => u64::MAX,
+            false => {
+                let file_bytes = self.settings.file_bytes;
+                file_bytes / 8 + 2 * file_bytes.saturating_sub(self.log.file_room())
+            }
+        };
+        self.sealing.pace.allow(allowed);
+    }
+
     fn prepare_file(&mut self, number: u64) {
         self.sealing.preparing = true;
         let (slot, recycled) = match self.sealing.free_slots.pop() {
@@ -364,7 +391,14 @@ impl Shard {
             }
         };
         let header = self.log.header_for(number, self.settings.directory);
-        let job = files::prepare(self.io.clone(), self.settings.dir(), slot, header, recycled);
+        let job = files::prepare(
+            self.io.clone(),
+            self.settings.dir(),
+            slot,
+            header,
+            recycled,
+            self.sealing.pace.clone(),
+        );
         self.jobs.add(async move { JobDone::FilePrepared { slot, recycled, result: job.await } });
     }
 

@@ -55,6 +55,7 @@ pub(super) struct Rig {
     pub(super) notes: Vec<String>,
     pub(super) shards: Vec<Shard>,
     pub(super) now: i64,
+    pub(super) now_us: u64,
     /// Outcomes by topic and key.
     pub(super) keys: BTreeMap<(String, String), (u64, u32)>,
 }
@@ -71,8 +72,16 @@ pub(super) fn open_only(
 impl Rig {
     pub(super) fn open(mut disk: SimDisk, shards: u16, now: i64) -> Rig {
         let (layout, report) = open_only(&mut disk, shards).expect("not cut").expect("opens");
-        let mut rig =
-            Rig { disk, layout, report, notes: Vec::new(), shards: Vec::new(), now, keys: BTreeMap::new() };
+        let mut rig = Rig {
+            disk,
+            layout,
+            report,
+            notes: Vec::new(),
+            shards: Vec::new(),
+            now,
+            now_us: 0,
+            keys: BTreeMap::new(),
+        };
         let quota = Arc::new(Quota::default());
         for shard in 0..layout.shards {
             let io = Io::default();
@@ -101,7 +110,8 @@ impl Rig {
         let (shard, disk) = (&mut self.shards[shard], &mut self.disk);
         let (mut outgoing, mut done) = (Vec::new(), Vec::new());
         loop {
-            shard.turn(self.now, 0);
+            self.now_us += 50;
+            shard.turn(self.now, self.now_us);
             shard.take_fresh_chunks();
             shard.io().take_outgoing(&mut outgoing);
             if outgoing.is_empty() && disk.in_flight() == 0 && !shard.has_work() {
@@ -110,7 +120,7 @@ impl Rig {
             outgoing.drain(..).for_each(|(tag, op)| disk.submit(tag, op));
             disk.wait();
             disk.poll(&mut done);
-            done.drain(..).for_each(|done| shard.on_done(done, 0));
+            done.drain(..).for_each(|done| shard.on_done(done, self.now_us));
         }
     }
 
