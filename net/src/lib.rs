@@ -12,6 +12,8 @@ mod conn;
 mod exchange;
 pub mod fault;
 mod feed;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gate;
 mod h2;
 mod handlers;

@@ -25,6 +25,8 @@ use crate::service::Service;
 use crate::slab::{Key, Slab};
 use crate::timers::Wheel;
 use ahash::AHashMap;
+#[cfg(feature = "fuzzing")]
+pub(crate) use id_line::{IdLine, decode as decode_id};
 use session::OpenSession;
 pub(crate) use socket::SocketCommand;
 use socket::SocketStream;

@@ -124,7 +124,7 @@ fn masks(block: &[u8; BLOCK_BYTES]) -> Masks {
 use masks_by_byte as masks;
 
 /// What `masks` computes, without SSE2.
-#[cfg(any(test, not(target_arch = "x86_64")))]
+#[cfg(any(test, feature = "fuzzing", not(target_arch = "x86_64")))]
 fn masks_by_byte(block: &[u8; BLOCK_BYTES]) -> Masks {
     let mut masks = Masks::default();
     for (bit, &byte) in block.iter().enumerate() {
@@ -134,6 +134,15 @@ fn masks_by_byte(block: &[u8; BLOCK_BYTES]) -> Masks {
         masks.high |= !byte.is_ascii();
     }
     masks
+}
+
+/// Panics unless both makes of masks agree on every block of a body, wherever it begins.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn check_lanes(body: &[u8]) {
+    for block in body.windows(BLOCK_BYTES).step_by(7) {
+        let block = block.first_chunk().expect("a window of that size");
+        assert_eq!(masks(block), masks_by_byte(block), "{}", block.escape_ascii());
+    }
 }
 
 #[cfg(test)]

@@ -18,3 +18,5 @@ pub mod write;
 pub mod ws;
 
 pub use fault::BodyError;
+#[cfg(feature = "fuzzing")]
+pub(crate) use lanes::check_lanes;

@@ -7,5 +7,7 @@ mod handshake;
 mod session;
 
 pub(crate) use framing::push_text;
+#[cfg(feature = "fuzzing")]
+pub(crate) use framing::{Framing, Incoming};
 pub(crate) use handshake::accept;
 pub(crate) use session::{Socket, Upgrade};
