@@ -307,6 +307,21 @@ fn a_full_reject_topic_keeps_what_it_has() {
 }
 
 #[test]
+fn a_full_topic_is_refused_with_numbers_of_one_moment() {
+    // I-47: beside a delete on its way the refusal had the head after it and the earliest seq before it.
+    let mut world = world(1);
+    world.put("t", &TopicConfig { cap_records: 2, discard: Discard::Reject, ..of(Class::Fsync) }).unwrap();
+    add(&mut world, "t", &[1, 1]).unwrap();
+    world.rig.settle().unwrap();
+    let deleted = world.rig.delete("t", Some(2), None).unwrap().1;
+    assert_eq!((deleted.head_seq, deleted.earliest_seq), (2, 2));
+    let records = [world.rec(1), world.rec(1)];
+    let refusal = world.rig.append("t", &records, Ask::default()).unwrap_err().refusal();
+    let full = EngineError::TopicFull { cap_records: 2, cap_bytes: 0, head_seq: 2, earliest_seq: 2 };
+    assert_eq!(refusal, full, "I-47");
+}
+
+#[test]
 fn a_failed_write_or_sync_ends_acknowledgements_and_loses_none() {
     // I-44, I-45: no write and no sync of the log is ever tried a second time.
     for seed in 0..env("RUNELOG_SEEDS", 40) {

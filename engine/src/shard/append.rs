@@ -1,5 +1,6 @@
 //! Appending a batch (§4): every check before the first byte, then marks and records as one log batch.
 
+use super::delete::earliest_in_order;
 use super::topics::append_room;
 use super::{Effect, Shard, TopicRef};
 use crate::config::{Class, Discard, TopicConfig, is_topic_name};
@@ -144,7 +145,7 @@ impl Shard {
                 ordered.count,
                 ordered.bytes,
                 ordered.head,
-                topic.earliest_visible(),
+                earliest_in_order(topic),
             )
             .map_err(|no| match no {
                 // What fills the topic may still be on its way: the refusal waits for it.

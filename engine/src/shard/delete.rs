@@ -338,7 +338,7 @@ impl Deletion {
 }
 
 /// [`Topic::earliest`] once everything on its way is committed.
-fn earliest_in_order(topic: &Topic) -> u64 {
+pub(super) fn earliest_in_order(topic: &Topic) -> u64 {
     let mut seq = topic.ordered.floor() + 1;
     while seq <= topic.ordered.head {
         let hole = topic.deleted.covering(seq).or_else(|| topic.vacant.covering(seq)).or_else(|| {
