@@ -2,7 +2,8 @@
 //! has its own data directory with small log files, so that sealing, checkpoints and recycling happen
 //! while it runs. Scratch goes to `TMPDIR`; a failing test leaves its directory there and says where.
 //!
-//! `RUNELOG_KILL_ROUNDS`, `RUNELOG_KILL_MS` and `RUNELOG_KILL_SEED` make [`kill`] longer or repeat a run.
+//! `RUNELOG_KILL_ROUNDS`, `RUNELOG_KILL_MS` and `RUNELOG_KILL_SEED` make [`kill`] longer or repeat a run,
+//! `RUNELOG_LINEAR_ROUNDS` and `RUNELOG_LINEAR_SEED` do the same for [`linear`].
 
 mod ask;
 mod bench;
@@ -12,6 +13,7 @@ mod full_disk;
 mod import_tail;
 mod interop;
 mod kill;
+mod linear;
 mod pause;
 mod queues;
 mod random;
