@@ -263,3 +263,39 @@ fn an_unknown_version_is_refused_not_guessed() {
         assert!(text.contains("version") && text.contains(&path), "{text}");
     }
 }
+
+#[test]
+fn a_log_whose_entries_contradict_each_other_is_refused_although_its_checksums_hold() {
+    // I-97: neither a number that wrapped below zero nor a panic in the middle of a start.
+    let deleted = || {
+        let mut rig = Rig::open_new(5);
+        rig.put("t", &fsync()).unwrap();
+        rig.append_and_wait("t", &[Rec::new("one"), Rec::new("two")]).unwrap();
+        rig.delete("t", Some(2), None).unwrap();
+        rig.settle().unwrap();
+        rig.crash(Crash::Kill);
+        rig
+    };
+    let rig = deleted();
+    let (_, path) = rig.log_files()[0].clone();
+    let (at, header) = *blocks(&rig, &path).last().unwrap();
+    let block = rig.disk.contents(&path).unwrap()[at as usize..][..header.stored_bytes()].to_vec();
+    // An entry's header, then topic, count, bytes and one range, first and last.
+    assert_eq!((block[64 + 4], block[64 + 16]), (2, 1), "a delete of one record");
+    for (what, place, number) in [("count", 80, 3u64), ("bytes", 88, 7), ("range", 96, 9)] {
+        let mut changed = block.clone();
+        changed[place..place + 8].copy_from_slice(&number.to_le_bytes());
+        let crc = crc32c::crc32c(&changed[64..64 + header.payload_bytes as usize]);
+        changed[52..56].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32c::crc32c(&changed[..60]);
+        changed[60..64].copy_from_slice(&crc.to_le_bytes());
+        let mut rig = deleted();
+        poke(&mut rig, &path, at, &changed);
+        let opened = rig.open();
+        let Err(Stop::Recover(error)) = &opened else { panic!("{what}: {opened:?}") };
+        assert!(error.to_string().contains(&path), "SU-5 {what}: {error}");
+    }
+    let mut rig = deleted();
+    rig.open().unwrap();
+    assert_eq!(seqs(&mut rig, "t"), [2]);
+}

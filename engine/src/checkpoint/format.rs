@@ -517,8 +517,8 @@ fn read_jobs(cursor: &mut Cursor<'_>) -> Option<(TopicId, Vec<StoredJob>)> {
         };
         let (deliveries, bytes, at) = (cursor.u32()?, cursor.u32()?, cursor.i64()?);
         let token = u128::from_le_bytes(cursor.bytes(16)?.try_into().expect("sixteen bytes"));
-        let node_bytes = cursor.u8()?;
-        let node = cursor.bytes(node_bytes.into())?.to_vec();
+        let node_bytes = usize::from(cursor.u8()?);
+        let node = cursor.bytes(node_bytes).filter(|node| node.len() <= NODE_BYTES_MAX)?.to_vec();
         jobs.push(StoredJob { seq, state, deliveries, bytes, at, token: LeaseToken(token), node });
     }
     Some((topic, jobs))

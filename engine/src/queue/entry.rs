@@ -3,6 +3,7 @@
 use super::{JobState, LeaseToken, StoredJob};
 use crate::error::FormatError;
 use crate::ids::TopicId;
+use crate::limits::NODE_BYTES_MAX;
 
 const HEADER_BYTES: usize = 20;
 /// Bytes of a job in an entry.
@@ -46,7 +47,9 @@ pub fn decode_jobs(body: &[u8]) -> Result<(TopicId, Vec<StoredJob>), FormatError
         _ => return Err(bad()),
     };
     let (node, jobs) = body[HEADER_BYTES..].split_at_checked(usize::from(head[17])).ok_or_else(bad)?;
-    if head[18..20] != [0, 0] || jobs.is_empty() || !jobs.len().is_multiple_of(JOB_BYTES) {
+    // Checkpoints keep it too, and hold names to this bound.
+    let node_is_long = node.len() > NODE_BYTES_MAX;
+    if node_is_long || head[18..20] != [0, 0] || jobs.is_empty() || !jobs.len().is_multiple_of(JOB_BYTES) {
         return Err(bad());
     }
     let jobs = jobs.chunks_exact(JOB_BYTES).map(|job| StoredJob {
@@ -86,6 +89,18 @@ mod tests {
             assert_eq!(decode_jobs(&body), Ok((TopicId(9), jobs)));
             body[16] = 3;
             assert!(decode_jobs(&body).is_err(), "moving is never stored");
+        }
+    }
+
+    #[test]
+    fn a_holder_has_a_name_that_a_checkpoint_can_keep_too() {
+        for (bytes, taken) in [(NODE_BYTES_MAX, true), (NODE_BYTES_MAX + 1, false)] {
+            let node = vec![b'w'; bytes];
+            let (state, token) = (JobState::Leased, LeaseToken(1));
+            let job = StoredJob { seq: 1, state, deliveries: 1, bytes: 7, at: 5, token, node };
+            let mut body = Vec::new();
+            encode_jobs(TopicId(9), &[job], &mut body);
+            assert_eq!(decode_jobs(&body).is_ok(), taken, "{bytes}");
         }
     }
 }

@@ -7,7 +7,7 @@ use super::seal::{Sealing, SegmentInfo};
 use super::{Eviction, Shard, ShardSettings, TopicRef};
 use crate::cache::{BlockCache, Files};
 use crate::checkpoint::Loaded;
-use crate::config::TopicConfig;
+use crate::config::{TopicConfig, is_topic_name};
 use crate::disk::{Io, Jobs};
 use crate::error::FormatError;
 use crate::ids::{Lsn, Millis, RouterId, TopicId};
@@ -76,6 +76,16 @@ pub(super) struct Replay {
 fn u64_at(bytes: &[u8], at: usize) -> Result<u64, FormatError> {
     let slice = bytes.get(at..at + 8).ok_or(FormatError::new("log entry"))?;
     Ok(u64::from_le_bytes(slice.try_into().expect("eight bytes")))
+}
+
+/// More cannot go than there was: the log contradicts itself, or the checkpoint below it.
+fn take_away(topic: &mut Topic, count: u64, bytes: u64) -> Result<(), FormatError> {
+    let left = (topic.shown.count.checked_sub(count), topic.shown.bytes.checked_sub(bytes));
+    let (Some(count), Some(bytes)) = left else {
+        return Err(FormatError::new("loss of records that were not there"));
+    };
+    (topic.shown.count, topic.shown.bytes) = (count, bytes);
+    Ok(())
 }
 
 impl Replay {
@@ -174,20 +184,20 @@ impl Replay {
                 }
                 Kind::Delete => {
                     let ranges = body.get(24..).unwrap_or(&[]).chunks_exact(16);
-                    Entry::Delete {
-                        topic: TopicId(u64_at(body, 0)?),
-                        count: u64_at(body, 8)?,
-                        bytes: u64_at(body, 16)?,
-                        ranges: ranges
-                            .map(|range| Ok((u64_at(range, 0)?, u64_at(range, 8)?)))
-                            .collect::<Result<_, FormatError>>()?,
+                    let ranges: Vec<(u64, u64)> = ranges
+                        .map(|range| Ok((u64_at(range, 0)?, u64_at(range, 8)?)))
+                        .collect::<Result<_, FormatError>>()?;
+                    if ranges.iter().any(|(first, last)| first > last) {
+                        return Err(FormatError::new("delete entry"));
                     }
+                    let (count, bytes) = (u64_at(body, 8)?, u64_at(body, 16)?);
+                    Entry::Delete { topic: TopicId(u64_at(body, 0)?), count, bytes, ranges }
                 }
                 Kind::Topic => {
                     let bad = || FormatError::new("topic entry");
                     let name_bytes = body.get(16..18).ok_or_else(bad)?;
                     let name_end = 18 + usize::from(u16::from_le_bytes([name_bytes[0], name_bytes[1]]));
-                    let name = body.get(18..name_end).ok_or_else(bad)?;
+                    let name = body.get(18..name_end).filter(|name| is_topic_name(name)).ok_or_else(bad)?;
                     let (config, _) = TopicConfig::decode(&body[name_end..])?;
                     Entry::Topic {
                         id: TopicId(u64_at(body, 0)?),
@@ -236,7 +246,7 @@ impl Replay {
             };
             self.batch.push(decoded);
             if entry.last || sabotage::is(Bug::HalfBatch) {
-                self.apply(block.number);
+                self.apply(block.number)?;
             }
             rest = after;
         }
@@ -244,7 +254,7 @@ impl Replay {
     }
 
     /// Applies a whole batch that ended in `block`.
-    fn apply(&mut self, block: u64) {
+    fn apply(&mut self, block: u64) -> Result<(), FormatError> {
         let described = block <= self.described;
         let batch = std::mem::take(&mut self.batch);
         for entry in &batch {
@@ -297,7 +307,7 @@ impl Replay {
             }
         }
         if described {
-            return;
+            return Ok(());
         }
         for entry in batch {
             match entry {
@@ -309,8 +319,7 @@ impl Replay {
                                 queue.remove(first, last);
                             }
                         }
-                        topic.shown.count -= count;
-                        topic.shown.bytes -= bytes;
+                        take_away(topic, count, bytes)?;
                         self.changed.push(id);
                     }
                 }
@@ -321,8 +330,7 @@ impl Replay {
                         if let Some(queue) = &mut topic.queue {
                             queue.remove_through(gone.seq);
                         }
-                        topic.shown.count -= gone.count;
-                        topic.shown.bytes -= gone.bytes;
+                        take_away(topic, gone.count, gone.bytes)?;
                         self.changed.push(id);
                     }
                 }
@@ -355,6 +363,7 @@ impl Replay {
                 Entry::Topic { .. } | Entry::Reserve { .. } | Entry::Trim { .. } | Entry::Records { .. } => {}
             }
         }
+        Ok(())
     }
 
     fn index_records(&mut self, header: &RecordsHeader, key: Option<&[u8]>, lsn: Lsn, described: bool) {

@@ -68,18 +68,18 @@ pub fn drill(target: &Target, effort: Effort) -> usize {
     for (name, input) in &inputs {
         run(target, name, input);
         count += 1;
-        for end in evenly(input.len(), effort.truncations) {
+        for end in evenly(input.len(), effort.truncations.div_ceil(target.cost)) {
             run(target, name, &input[..end]);
             count += 1;
         }
-        for at in evenly(input.len(), effort.changes) {
+        for at in evenly(input.len(), effort.changes.div_ceil(target.cost)) {
             let mut changed = input.clone();
             changed[at] ^= 1 << random.below(8);
             run(target, name, &changed);
             count += 1;
         }
     }
-    for _ in 0..effort.mutations {
+    for _ in 0..effort.mutations.div_ceil(target.cost) {
         let (name, input) = &inputs[random.below(inputs.len())];
         let other = &inputs[random.below(inputs.len())].1;
         let input = mutate(&mut random, input, other);

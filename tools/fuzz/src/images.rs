@@ -259,3 +259,26 @@ pub(crate) fn reseal_checkpoint(bytes: &mut [u8]) {
         at += 32 + body_bytes;
     }
 }
+
+/// Makes every checksum of a log file hold, block after block, and the chain of them.
+pub(crate) fn reseal_log(bytes: &mut [u8]) {
+    let mut before = None;
+    for at in (0..bytes.len().saturating_sub(63)).step_by(4096) {
+        if bytes[at..at + 8] == *b"RUNELOG\0" {
+            let crc = crc32c(&bytes[at..at + 60]);
+            put_u32(bytes, at + 60, crc);
+        } else if bytes[at..at + 4] == *b"RBLK" {
+            let payload_bytes = u32_at(bytes, at + 12);
+            if let Some(payload) = bytes[at + 64..].get(..payload_bytes) {
+                let crc = crc32c(payload);
+                put_u32(bytes, at + 52, crc);
+            }
+            if let Some(crc) = before {
+                put_u32(bytes, at + 48, crc);
+            }
+            let crc = crc32c(&bytes[at..at + 60]);
+            put_u32(bytes, at + 60, crc);
+            before = Some(crc);
+        }
+    }
+}

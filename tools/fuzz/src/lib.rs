@@ -18,6 +18,7 @@ mod input;
 mod json;
 mod log;
 mod memory_disk;
+mod recovery;
 mod respell;
 mod settings_target;
 mod text;
@@ -27,6 +28,10 @@ mod websocket;
 #[path = "../../src/settings/mod.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the binary uses the rest")]
 mod settings;
+
+// A shard on a simulated disk, as the engine's own tests run one.
+#[path = "../../../engine/tests/common/mod.rs"]
+mod common;
 
 /// What `settings` wants of its neighbour.
 mod client {
@@ -44,6 +49,8 @@ pub struct Target {
     per_byte: usize,
     /// Memory that every input may take.
     fixed: usize,
+    /// How many times longer than the others it takes: `cargo test` makes fewer mutations.
+    pub cost: usize,
 }
 
 const KIB: usize = 1 << 10;
@@ -57,6 +64,7 @@ pub const TARGETS: &[Target] = &[
         check: http::head,
         per_byte: 64,
         fixed: 64 * KIB,
+        cost: 1,
     },
     Target {
         name: "requests",
@@ -64,6 +72,7 @@ pub const TARGETS: &[Target] = &[
         check: http::requests,
         per_byte: 64,
         fixed: 64 * KIB,
+        cost: 1,
     },
     Target {
         name: "chunked",
@@ -71,6 +80,7 @@ pub const TARGETS: &[Target] = &[
         check: http::chunked,
         per_byte: 64,
         fixed: 64 * KIB,
+        cost: 1,
     },
     Target {
         name: "text",
@@ -78,6 +88,7 @@ pub const TARGETS: &[Target] = &[
         check: text::text,
         per_byte: 128,
         fixed: 64 * KIB,
+        cost: 1,
     },
     Target {
         name: "json",
@@ -85,6 +96,7 @@ pub const TARGETS: &[Target] = &[
         check: json::value,
         per_byte: 512,
         fixed: 64 * KIB,
+        cost: 1,
     },
     Target {
         name: "write",
@@ -92,6 +104,7 @@ pub const TARGETS: &[Target] = &[
         check: json::write,
         per_byte: 512,
         fixed: 64 * KIB,
+        cost: 1,
     },
     Target {
         name: "control",
@@ -99,6 +112,7 @@ pub const TARGETS: &[Target] = &[
         check: control::control,
         per_byte: 1024,
         fixed: 64 * KIB,
+        cost: 1,
     },
     Target {
         name: "websocket",
@@ -107,6 +121,7 @@ pub const TARGETS: &[Target] = &[
         per_byte: 256,
         // Its read buffer, in three connections.
         fixed: 4 * MIB,
+        cost: 1,
     },
     Target {
         name: "entries",
@@ -114,6 +129,7 @@ pub const TARGETS: &[Target] = &[
         check: log::entries,
         per_byte: 256,
         fixed: 64 * KIB,
+        cost: 1,
     },
     Target {
         name: "blocks",
@@ -121,6 +137,7 @@ pub const TARGETS: &[Target] = &[
         check: log::blocks,
         per_byte: 256,
         fixed: 4 * MIB,
+        cost: 1,
     },
     Target {
         name: "segment",
@@ -128,6 +145,7 @@ pub const TARGETS: &[Target] = &[
         check: files::segment,
         per_byte: 64,
         fixed: 16 * MIB,
+        cost: 1,
     },
     Target {
         name: "checkpoint",
@@ -135,6 +153,7 @@ pub const TARGETS: &[Target] = &[
         check: files::checkpoint,
         per_byte: 64,
         fixed: 16 * MIB,
+        cost: 1,
     },
     Target {
         name: "layout",
@@ -142,6 +161,16 @@ pub const TARGETS: &[Target] = &[
         check: files::layout,
         per_byte: 64,
         fixed: 64 * KIB,
+        cost: 1,
+    },
+    Target {
+        name: "recovery",
+        promise: "a shard of changed files refuses to start, or says what it said; nothing is invented",
+        check: recovery::recovery,
+        per_byte: 64,
+        // The log's chunks and the simulated disk.
+        fixed: 128 * MIB,
+        cost: 200,
     },
     Target {
         name: "settings",
@@ -150,6 +179,7 @@ pub const TARGETS: &[Target] = &[
         check: settings_target::settings,
         per_byte: 1024,
         fixed: MIB,
+        cost: 1,
     },
 ];
 
