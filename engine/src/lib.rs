@@ -29,6 +29,7 @@ pub mod router;
 mod sabotage;
 pub mod segment;
 pub mod shard;
+pub mod sim;
 #[cfg(test)]
 mod test_disk;
 pub mod topic;

@@ -9,6 +9,7 @@ mod import;
 mod inspect;
 mod serve;
 mod settings;
+mod sim;
 mod tail;
 
 use std::io::IsTerminal;
@@ -52,6 +53,8 @@ Examples:
     Import(import::ImportArgs),
     /// Show what a data directory holds and whether it is whole; changes nothing
     Inspect(inspect::InspectArgs),
+    /// Try the engine: random histories on a simulated disk, with crashes and faults, beside a model
+    Sim(sim::SimArgs),
     /// Print the records of a topic, one a line
     Tail(tail::TailArgs),
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::RawServer(args) => report(bench::raw::run(&args)),
         Command::Import(args) => report(import::run(&args)),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Tail(args) => report(tail::run(&args)),
     }
 }

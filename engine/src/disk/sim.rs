@@ -50,6 +50,10 @@ pub struct SimDisk {
     cut_at: Option<u64>,
     fail_write: Option<u64>,
     fail_sync: Option<u64>,
+    fail_read: Option<u64>,
+    fail_name: Option<u64>,
+    failed_syncs: u64,
+    failed_reads: u64,
     bytes_max: Option<u64>,
 }
 
@@ -85,6 +89,10 @@ impl SimDisk {
             cut_at: None,
             fail_write: None,
             fail_sync: None,
+            fail_read: None,
+            fail_name: None,
+            failed_syncs: 0,
+            failed_reads: 0,
             bytes_max: None,
         }
     }
@@ -149,6 +157,39 @@ impl SimDisk {
     /// it should have made durable is undefined, and no later sync of the file helps.
     pub fn fail_nth_sync(&mut self, nth: u64) {
         self.fail_sync = Some(nth.max(1));
+    }
+
+    /// The `nth` read to complete from now on (1 is the next) fails with `EIO`.
+    pub fn fail_nth_read(&mut self, nth: u64) {
+        self.fail_read = Some(nth.max(1));
+    }
+
+    /// The `nth` open, rename or removal to complete from now on (1 is the next) fails with `EIO` and has not
+    /// happened.
+    pub fn fail_nth_name(&mut self, nth: u64) {
+        self.fail_name = Some(nth.max(1));
+    }
+
+    /// Syncs that failed so far.
+    pub fn failed_syncs(&self) -> u64 {
+        self.failed_syncs
+    }
+
+    /// Reads that failed so far because that was asked for.
+    pub fn failed_reads(&self) -> u64 {
+        self.failed_reads
+    }
+
+    /// Faults that were asked for and did not happen yet are not to happen, and there is room again.
+    pub fn lift_faults(&mut self) {
+        (self.fail_write, self.fail_sync, self.fail_read, self.fail_name) = (None, None, None, None);
+        self.bytes_max = None;
+    }
+
+    /// Whether no fault is still to happen.
+    pub fn is_sound(&self) -> bool {
+        let waiting = [self.fail_write, self.fail_sync, self.fail_read, self.fail_name];
+        waiting.iter().all(Option::is_none) && self.bytes_max.is_none()
     }
 
     /// Files may grow by `bytes` more, all together; then `ENOSPC`. A removed
@@ -236,6 +277,14 @@ impl SimDisk {
     ) -> Result<u64, DiskError> {
         let now = self.completed;
         let node = handle.map_or(Node::MAX, |handle| handle.node);
+        let failed = match op {
+            Op::Read { .. } | Op::ReadChunk { .. } => due(&mut self.fail_read).then(|| self.failed_reads += 1),
+            Op::Open { .. } | Op::Rename { .. } | Op::Remove { .. } => due(&mut self.fail_name).then_some(()),
+            _ => None,
+        };
+        if failed.is_some() {
+            return Err(DiskError(libc::EIO));
+        }
         match op {
             Op::Open { path, mode } => return self.open_file(path, *mode),
             Op::Close { .. } => self.forget_unreachable(),
@@ -267,6 +316,7 @@ impl SimDisk {
             Op::Sync { .. } => {
                 let file = self.nodes.get_mut(&node).expect("open");
                 if due(&mut self.fail_sync) {
+                    self.failed_syncs += 1;
                     file.sync_failed(&mut self.rng);
                     return Err(DiskError(libc::EIO));
                 }

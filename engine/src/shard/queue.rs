@@ -436,6 +436,14 @@ impl Shard {
         }
     }
 
+    /// What this queue knows of jobs that were handed out, as a checkpoint would say it if leases were
+    /// durable; for simulation.
+    pub(crate) fn known_jobs(&self, topic: TopicRef) -> Vec<StoredJob> {
+        let found = self.topics.get(topic.slot as usize).and_then(Option::as_ref);
+        let queue = found.filter(|found| found.id == topic.id).and_then(|found| found.queue.as_ref());
+        queue.map_or(Vec::new(), |queue| queue.all_stored())
+    }
+
     fn alive_queue(&mut self, topic: TopicRef) -> Option<&mut Queue> {
         let found = self.topics.get_mut(topic.slot as usize)?.as_mut()?;
         found.queue.as_mut().filter(|_| found.id == topic.id).map(|queue| &mut **queue)
