@@ -109,7 +109,10 @@ fn seeds(args: &SimArgs) -> ExitCode {
 fn print_failure(failure: &Failure) {
     let seed = failure.seed;
     println!("{}", shrink(failure, SHRINK_BUDGET));
-    println!("`runelog sim --from {seed} --seeds 1 --ops {}` runs all of it again;", failure.options.operations);
+    println!(
+        "`runelog sim --from {seed} --seeds 1 --ops {}` runs all of it again;",
+        failure.options.operations
+    );
     println!("`runelog sim --replay FILE` runs the lines from `seed=` on.");
 }
 
@@ -120,7 +123,10 @@ fn progress(done: u64, seeds: u64, failures: usize, total: &Report, began: Insta
     }
     let rate = total.operations as f64 / began.elapsed().as_secs_f64();
     let ends = total.kills + total.power_losses;
-    eprint!("\r{done}/{seeds} seeds, {} operations, {ends} crashes, {failures} failures, {rate:.0}/s ", total.operations);
+    eprint!(
+        "\r{done}/{seeds} seeds, {} operations, {ends} crashes, {failures} failures, {rate:.0}/s ",
+        total.operations
+    );
 }
 
 fn print_counts(report: &Report) {

@@ -278,7 +278,9 @@ impl SimDisk {
         let now = self.completed;
         let node = handle.map_or(Node::MAX, |handle| handle.node);
         let failed = match op {
-            Op::Read { .. } | Op::ReadChunk { .. } => due(&mut self.fail_read).then(|| self.failed_reads += 1),
+            Op::Read { .. } | Op::ReadChunk { .. } => {
+                due(&mut self.fail_read).then(|| self.failed_reads += 1)
+            }
             Op::Open { .. } | Op::Rename { .. } | Op::Remove { .. } => due(&mut self.fail_name).then_some(()),
             _ => None,
         };

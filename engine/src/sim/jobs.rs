@@ -19,7 +19,9 @@ fn node(number: u64) -> &'static str {
 impl World {
     /// Lets everything come to rest and brings the model of a queue up to date; false: there is none.
     fn at_rest(&mut self, name: &str) -> Outcome<bool> {
-        if self.is_halted(name)? || self.topics.get(name).is_none_or(|topic| topic.config.kind != TopicType::Queue) {
+        if self.is_halted(name)?
+            || self.topics.get(name).is_none_or(|topic| topic.config.kind != TopicType::Queue)
+        {
             return Ok(false);
         }
         self.rig.settle()?;
@@ -64,7 +66,12 @@ impl World {
         let (got, counts, wait) = loop {
             let claimers: Vec<Claimer<'_>> = asks
                 .iter()
-                .map(|(node, max)| Claimer { node: node.as_bytes(), max: *max, lease_ms: Some(lease_ms), holder })
+                .map(|(node, max)| Claimer {
+                    node: node.as_bytes(),
+                    max: *max,
+                    lease_ms: Some(lease_ms),
+                    holder,
+                })
                 .collect();
             let (home, topic) = (self.rig.home(name), name.as_bytes());
             let (claimed, got) = self.rig.repeat(home, |shard, now| {
@@ -93,7 +100,8 @@ impl World {
             .enumerate()
             .map(|(index, (seq, deliveries))| (seq, index % asks.len(), deliveries + 1))
             .collect();
-        let seen: Vec<(u64, usize, u32)> = got.iter().map(|(seq, by, _, _, times)| (*seq, *by, *times)).collect();
+        let seen: Vec<(u64, usize, u32)> =
+            got.iter().map(|(seq, by, _, _, times)| (*seq, *by, *times)).collect();
         // Sealed jobs larger than the cache come in several claims.
         if topic.is_large && !seen.is_empty() && seen.len() < expected.len() {
             expected.truncate(seen.len());
@@ -246,7 +254,8 @@ impl World {
                     }
                 }
                 (Verb::Nack { delay_ms }, Some(job)) => {
-                    job.is = if delay_ms == 0 { Is::Ready } else { Is::Delayed { at: now + delay_ms as i64 } };
+                    job.is =
+                        if delay_ms == 0 { Is::Ready } else { Is::Delayed { at: now + delay_ms as i64 } };
                     job.logged = job.is.clone();
                 }
                 (Verb::Extend { lease_ms }, Some(job)) => {
@@ -297,4 +306,3 @@ enum Verb {
     Nack { delay_ms: u64 },
     Extend { lease_ms: u64 },
 }
-

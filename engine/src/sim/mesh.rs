@@ -126,7 +126,9 @@ impl World {
         let home = self.rig.home(&dest);
         let wait = self.rig.repeat(home, |shard, _| shard.log_position(def.id))?;
         let link = self.topics.get_mut(&dest).and_then(|topic| topic.links.get_mut(&def.id));
-        let Some(link) = link else { return Err(broken("I-62", format!("{def:?} has no link in the model"))) };
+        let Some(link) = link else {
+            return Err(broken("I-62", format!("{def:?} has no link in the model")));
+        };
         link.logged = Some((link.position, link.total));
         self.note(&dest, wait.0, Strength::PowerLoss, "place");
         self.rig.wait(home, wait.0)?;
@@ -200,7 +202,8 @@ impl World {
         let (read, seen) = self.rig.repeat(home, |shard, now| {
             let mut seen = Vec::new();
             let most = most.clamp(1, 500) as u32;
-            let read = shard.pump_read(source_ref, from, most, 1 << 20, now, |record| seen.push(seen_of(record)))?;
+            let read =
+                shard.pump_read(source_ref, from, most, 1 << 20, now, |record| seen.push(seen_of(record)))?;
             Ok((read, seen))
         })?;
         let topic = &self.topics[&source];
@@ -242,7 +245,8 @@ impl World {
                 break;
             }
             let Rec { data, meta, tag, node } = seen.rec.clone();
-            let once = || format!("{{\"key\":\"{}:{}:{epoch}:{}\"}}", def.name, def.id.0, seen.seq).into_bytes();
+            let once =
+                || format!("{{\"key\":\"{}:{}:{epoch}:{}\"}}", def.name, def.id.0, seen.seq).into_bytes();
             bring.records.push(Rec {
                 data,
                 meta: if def.exactly_once { Some(once()) } else { meta },
@@ -323,13 +327,18 @@ impl World {
                 continue;
             }
             for def in self.routers.now.values() {
-                let (Some(source), Some(dest)) = (self.topics.get(&*def.source), self.topics.get(&*def.dest)) else {
+                let (Some(source), Some(dest)) = (self.topics.get(&*def.source), self.topics.get(&*def.dest))
+                else {
                     continue;
                 };
                 let homes = [&def.source, &def.dest].map(|name| self.rig.is_halted(self.rig.home(name)));
                 let position = dest.links.get(&def.id).map(|link| link.position);
                 let is_there = position.is_some_and(|position| position >= source.head);
-                if !is_there && !stalled.contains(&def.id) && homes == [false, false] && !self.rig.is_halted(0) {
+                if !is_there
+                    && !stalled.contains(&def.id)
+                    && homes == [false, false]
+                    && !self.rig.is_halted(0)
+                {
                     let what = format!("{} stands at {position:?} of {}", def.name, source.head);
                     return Err(broken("I-62", what));
                 }
@@ -342,7 +351,8 @@ impl World {
     /// What a server does with routers before it serves (I-66): those of topics that are gone go, links
     /// without a router are closed, and each place is held against what its source recovered.
     pub(super) fn check_links(&mut self) -> Outcome<()> {
-        let is_there = |world: &World, name: &str, id| world.rig.find(name).is_some_and(|found| found.id == id);
+        let is_there =
+            |world: &World, name: &str, id| world.rig.find(name).is_some_and(|found| found.id == id);
         let gone = self.routers.now.values().filter(|def| {
             !is_there(self, &def.source, def.source_id) || !is_there(self, &def.dest, def.dest_id)
         });
@@ -356,7 +366,8 @@ impl World {
                 }
                 self.rig.shards[home].close_link(router);
                 let dests = self.topics.iter_mut();
-                let closed = dests.filter_map(|(name, topic)| topic.links.remove(&router).map(|_| name.clone()));
+                let closed =
+                    dests.filter_map(|(name, topic)| topic.links.remove(&router).map(|_| name.clone()));
                 for name in closed.collect::<Vec<_>>() {
                     self.note(&name, 0, Strength::Nothing, "link closed");
                 }

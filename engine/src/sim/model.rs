@@ -34,8 +34,15 @@ pub(super) struct Link {
 pub(super) enum Is {
     Ready,
     /// Until `at`, which is one past the deadline.
-    Leased { node: String, token: LeaseToken, at: i64, holder: u64 },
-    Delayed { at: i64 },
+    Leased {
+        node: String,
+        token: LeaseToken,
+        at: i64,
+        holder: u64,
+    },
+    Delayed {
+        at: i64,
+    },
 }
 
 /// A job that was handed out.
@@ -282,7 +289,8 @@ impl Topic {
         };
         let skips = |stored: &Stored| {
             let node = stored.rec.node.as_ref();
-            self.config.dedupe_node && node.is_some_and(|node| request.skip_node.is_some_and(|skip| skip(node)))
+            self.config.dedupe_node
+                && node.is_some_and(|node| request.skip_node.is_some_and(|skip| skip(node)))
         };
         let mut is_over = false;
         for (&seq, stored) in self.live.range(start + 1..) {
@@ -347,7 +355,11 @@ impl Topic {
         let all = |which: fn(&Is) -> bool| self.jobs.values().filter(|job| which(&job.is)).count() as u64;
         let in_flight = all(|is| matches!(is, Is::Leased { .. }));
         let delayed = all(|is| matches!(is, Is::Delayed { .. }));
-        QueueCounts { ready: self.count() - in_flight - delayed, in_flight, dead_lettered: self.dead_lettered }
+        QueueCounts {
+            ready: self.count() - in_flight - delayed,
+            in_flight,
+            dead_lettered: self.dead_lettered,
+        }
     }
 
     /// Ready jobs with their deliveries in the order of Q-2: those that came back, then the others.
@@ -361,7 +373,9 @@ impl Topic {
     /// Whether a job is leased to exactly this worker, under that token.
     pub(super) fn holds(&self, seq: u64, by: &str, fence: Option<Option<LeaseToken>>) -> bool {
         match self.jobs.get(&seq).map(|job| &job.is) {
-            Some(Is::Leased { node, token, .. }) => node == by && fence.is_none_or(|fence| fence == Some(*token)),
+            Some(Is::Leased { node, token, .. }) => {
+                node == by && fence.is_none_or(|fence| fence == Some(*token))
+            }
             _ => false,
         }
     }
@@ -395,7 +409,10 @@ impl Topic {
             return Err(("I-59", format!("head {} instead of {}", shown.head, self.head)));
         }
         if shown.head < self.logged_head || shown.head > self.head + 1024 {
-            return Err(("I-58", format!("head {}, given away {}…{}", shown.head, self.logged_head, self.head)));
+            return Err((
+                "I-58",
+                format!("head {}, given away {}…{}", shown.head, self.logged_head, self.head),
+            ));
         }
         self.links_agree(links, exact)?;
         if exact || !self.heap_seen {
@@ -416,7 +433,11 @@ impl Topic {
         self.jobs_agree(shown.queue, jobs)
     }
 
-    fn links_agree(&self, links: &BTreeMap<RouterId, (u64, u64)>, exact: bool) -> Result<(), (&'static str, String)> {
+    fn links_agree(
+        &self,
+        links: &BTreeMap<RouterId, (u64, u64)>,
+        exact: bool,
+    ) -> Result<(), (&'static str, String)> {
         for (router, link) in &self.links {
             let found = links.get(router).copied();
             let within = match (found, link.logged) {
@@ -438,7 +459,11 @@ impl Topic {
         Ok(())
     }
 
-    fn jobs_agree(&self, shown: Option<QueueCounts>, known: &[StoredJob]) -> Result<(), (&'static str, String)> {
+    fn jobs_agree(
+        &self,
+        shown: Option<QueueCounts>,
+        known: &[StoredJob],
+    ) -> Result<(), (&'static str, String)> {
         let Some(shown) = shown else { return Ok(()) };
         if self.heap_seen {
             return Ok(()); // what only memory holds is in no list
@@ -447,7 +472,8 @@ impl Topic {
             let Some(job) = self.jobs.get(&found.seq) else {
                 return Err(("I-84", format!("job {found:?} was never handed out")));
             };
-            let fits = job.deliveries == found.deliveries && (is_as(found, &job.is) || is_as(found, &job.logged));
+            let fits =
+                job.deliveries == found.deliveries && (is_as(found, &job.is) || is_as(found, &job.logged));
             if !fits {
                 return Err(("I-85", format!("job {found:?} instead of {job:?}")));
             }
@@ -481,7 +507,13 @@ impl Topic {
 
     pub(super) fn brief(&self) -> String {
         let seqs: Vec<u64> = self.live.keys().copied().collect();
-        format!("head {}, floors {:?}, live {}, links {:?}", self.head, self.floors, ranges(&seqs), self.links)
+        format!(
+            "head {}, floors {:?}, live {}, links {:?}",
+            self.head,
+            self.floors,
+            ranges(&seqs),
+            self.links
+        )
     }
 }
 
@@ -489,7 +521,8 @@ impl Topic {
 fn is_as(found: &StoredJob, is: &Is) -> bool {
     match is {
         Is::Leased { node, token, at, holder: 0 } => {
-            (found.state, found.at, found.token) == (JobState::Leased, *at, *token) && found.node == node.as_bytes()
+            (found.state, found.at, found.token) == (JobState::Leased, *at, *token)
+                && found.node == node.as_bytes()
         }
         Is::Delayed { at } => (found.state, found.at) == (JobState::Delayed, *at),
         Is::Leased { .. } | Is::Ready => found.state == JobState::Ready,

@@ -38,8 +38,12 @@ impl Setup {
         let mut rng = Rng::new(seed ^ 0x5e70);
         let all = [Class::Disk, Class::Fsync, Class::Memory, Class::Ephemeral];
         let odds = [4, 4, 2, 1];
-        let mut classes: Vec<Class> =
-            all.into_iter().zip(odds).filter(|(_, odds)| rng.chance(*odds, 5)).map(|(class, _)| class).collect();
+        let mut classes: Vec<Class> = all
+            .into_iter()
+            .zip(odds)
+            .filter(|(_, odds)| rng.chance(*odds, 5))
+            .map(|(class, _)| class)
+            .collect();
         if classes.is_empty() {
             classes.push(Class::Disk);
         }

@@ -22,8 +22,10 @@ use std::sync::Arc;
 
 /// Turns after which something that should end is taken to hang.
 const TURNS_MAX: usize = 20_000;
+/// Turns without an end after which time passes where nothing else does.
+const IDLE_TURNS: usize = 20;
 /// Turns after which somebody makes room on a full disk.
-const FULL_TURNS: usize = 2_000;
+const FULL_TURNS: usize = 200;
 /// Where the number of a shard stands in the tags of its disk operations.
 const SHARD_SHIFT: u32 = 56;
 
@@ -144,7 +146,13 @@ impl Rig {
         for shard in 0..layout.shards {
             let io = Io::default();
             let Layout { directory, file_bytes, generation, shards: count } = layout;
-            let shared = ShardSettings { shard, shards: count, layout: generation, directory, ..self.settings.clone() };
+            let shared = ShardSettings {
+                shard,
+                shards: count,
+                layout: generation,
+                directory,
+                ..self.settings.clone()
+            };
             let settings = ShardSettings { file_bytes, ..shared };
             let recovering = recover(&io, settings, quota.clone(), self.now, |_| ());
             let recovered = self.disk.block_on(&io, recovering);
@@ -222,12 +230,14 @@ impl Rig {
         Err(hangs("the shards do not come to rest"))
     }
 
-    /// While nothing is under way only the clock can help; and on a disk that stays full, an operator.
+    /// While nothing is under way only the clocks can help, and on a disk that stays full an operator.
     fn pass_idle_time(&mut self, turn: usize) {
-        if self.disk.in_flight() == 0 {
-            self.now_us += 50_000;
+        if turn < IDLE_TURNS || self.disk.in_flight() > 0 {
+            return;
         }
-        if turn == FULL_TURNS {
+        self.now_us += 50_000;
+        self.now += 50;
+        if turn >= FULL_TURNS {
             self.disk.lift_full();
         }
     }
@@ -289,9 +299,8 @@ impl Rig {
         mut operation: impl FnMut(&mut Shard, i64) -> Result<T, No>,
     ) -> Outcome<T> {
         let mut obstacle = String::new();
-        for turn in 0..TURNS_MAX {
+        for _ in 0..TURNS_MAX {
             let now = self.now;
-            self.pass_idle_time(turn);
             match operation(&mut self.shards[shard], now) {
                 Ok(outcome) => return Ok(outcome),
                 Err(No::Refused(error, _)) => return Err(Stop::Refused(error)),
@@ -377,7 +386,9 @@ impl Rig {
                 Ok(Some(deleted)) => return Ok((head, deleted)),
                 Ok(None) => self.step(false)?,
                 Err(stop) => {
-                    if let Some(shard) = self.shards.get_mut(home).filter(|_| matches!(stop, Stop::Refused(_))) {
+                    if let Some(shard) =
+                        self.shards.get_mut(home).filter(|_| matches!(stop, Stop::Refused(_)))
+                    {
                         shard.delete_abandon(&deletion);
                     }
                     return Err(stop);
@@ -386,7 +397,11 @@ impl Rig {
         }
     }
 
-    pub(super) fn read(&mut self, topic: &str, request: &ReadRequest<'_>) -> Outcome<(ReadOutcome, Vec<Seen>)> {
+    pub(super) fn read(
+        &mut self,
+        topic: &str,
+        request: &ReadRequest<'_>,
+    ) -> Outcome<(ReadOutcome, Vec<Seen>)> {
         self.repeat(self.home(topic), |shard, now| {
             let mut seen = Vec::new();
             let outcome = shard.read(topic.as_bytes(), request, now, |record| seen.push(seen_of(record)))?;

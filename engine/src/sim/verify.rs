@@ -37,7 +37,8 @@ impl World {
             ""
         };
         if !wrong.is_empty() {
-            let what = format!("{name}: {shown:?}, {tombstone:?}, {} records of {bytes} bytes", records.len());
+            let what =
+                format!("{name}: {shown:?}, {tombstone:?}, {} records of {bytes} bytes", records.len());
             return Err(broken(wrong, format!("{what} from {earliest} on")));
         }
         let mut once = BTreeSet::new();
@@ -156,7 +157,8 @@ impl World {
             return self.crash_and_start(Crash::Kill, shards, cuts);
         }
         let committed = self.rig.committed();
-        let heads: Vec<(String, u64)> = self.topics.iter().map(|(name, topic)| (name.clone(), topic.head)).collect();
+        let heads: Vec<(String, u64)> =
+            self.topics.iter().map(|(name, topic)| (name.clone(), topic.head)).collect();
         self.rig.crash(Crash::PowerLoss);
         self.report.stops += 1;
         let shards = self.shards(shards);
@@ -343,7 +345,10 @@ impl World {
         for step in steps.iter().filter(|step| step.strength >= Strength::Kill && step.wait <= committed) {
             let then = step.after.as_ref().filter(|then| then.instance == state.instance);
             if let Some(then) = then.filter(|then| head < then.logged_head) {
-                return Err(broken("I-58", format!("{name} stands at {head}, given away {}", then.logged_head)));
+                return Err(broken(
+                    "I-58",
+                    format!("{name} stands at {head}, given away {}", then.logged_head),
+                ));
             }
         }
         if head > state.head {
@@ -352,11 +357,13 @@ impl World {
         (state.head, state.logged_head) = (head, head);
         for (router, link) in &mut state.links {
             let Some((position, total)) = observed.links.get(router) else { continue };
-            *link = super::model::Link { position: *position, total: *total, logged: Some((*position, *total)) };
+            *link =
+                super::model::Link { position: *position, total: *total, logged: Some((*position, *total)) };
         }
         for (router, (position, total)) in &observed.links {
             // Its end was not durable: the router is not in the registry, and the link goes with it.
-            let link = super::model::Link { position: *position, total: *total, logged: Some((*position, *total)) };
+            let link =
+                super::model::Link { position: *position, total: *total, logged: Some((*position, *total)) };
             state.links.entry(*router).or_insert(link);
         }
         state.links.retain(|router, _| observed.links.contains_key(router));
@@ -404,10 +411,11 @@ impl World {
         let committed = self.rig.committed();
         self.rig.crash(Crash::Kill);
         self.is_over = true;
-        let files: Vec<(String, u64)> = self.rig.disk.files().into_iter().filter(|(_, bytes)| *bytes > 0).collect();
+        let files: Vec<(String, u64)> =
+            self.rig.disk.files().into_iter().filter(|(_, bytes)| *bytes > 0).collect();
         let (path, bytes) = &files[file as usize % files.len()];
         // Most of a log file is empty: mostly the front is hit.
-        let within = if byte % 4 == 0 { *bytes } else { (*bytes).min(64 << 10) };
+        let within = if byte.is_multiple_of(4) { *bytes } else { (*bytes).min(64 << 10) };
         self.rig.disk.flip_bit(path, byte % within, (bit % 8) as u8);
         self.report.flips += 1;
         let shards = self.shards(0);
@@ -416,7 +424,11 @@ impl World {
                 let text = error.to_string();
                 self.report.flips_refused += 1;
                 let named = text.contains('/') || text.contains("layout");
-                return if named { Ok(()) } else { Err(broken("I-94", format!("{path}: no place in: {text}"))) };
+                return if named {
+                    Ok(())
+                } else {
+                    Err(broken("I-94", format!("{path}: no place in: {text}")))
+                };
             }
             other => other?,
         }

@@ -156,13 +156,17 @@ impl World {
                 let config = same.unwrap_or_else(|| self.setup.config(config, &name));
                 self.put(&name, &config)
             }
-            Op::Drop { topic, if_empty } => self.drop_with_routers(&self.setup.name(topic), if_empty % 2 == 1),
+            Op::Drop { topic, if_empty } => {
+                self.drop_with_routers(&self.setup.name(topic), if_empty % 2 == 1)
+            }
             Op::Read { topic, back, limit, bytes, skip } => {
                 self.rig.settle()?;
                 let name = self.setup.name(topic);
                 let head = self.topics.get(&name).map_or(0, |topic| topic.head);
-                let nodes: Vec<&[u8]> =
-                    (0..3).filter(|bit| skip >> bit & 1 == 1).map(|bit| plan::NODES[bit].as_bytes()).collect();
+                let nodes: Vec<&[u8]> = (0..3)
+                    .filter(|bit| skip >> bit & 1 == 1)
+                    .map(|bit| plan::NODES[bit].as_bytes())
+                    .collect();
                 let skips = |node: &[u8]| nodes.contains(&node);
                 let request = ReadRequest {
                     from_seq: (head + 1).saturating_sub(back),
@@ -311,7 +315,13 @@ impl World {
     }
 
     /// What an append of these records must be refused with.
-    fn refusal(&self, config: &TopicConfig, topic: Option<&Topic>, count: u64, bytes: u64) -> Option<EngineError> {
+    fn refusal(
+        &self,
+        config: &TopicConfig,
+        topic: Option<&Topic>,
+        count: u64,
+        bytes: u64,
+    ) -> Option<EngineError> {
         let over = |cap: u64, amount: u64| cap != 0 && amount > cap;
         if config.discard == Discard::Reject {
             if over(config.cap_bytes, bytes) || over(config.cap_records, count) {
@@ -354,7 +364,8 @@ impl World {
         }
         let bytes: u64 = records.iter().map(Rec::bytes).sum();
         let existing = self.topics.get(name);
-        let config = existing.map_or_else(|| ask.config.cloned().unwrap_or_default(), |topic| topic.config.clone());
+        let config =
+            existing.map_or_else(|| ask.config.cloned().unwrap_or_default(), |topic| topic.config.clone());
         let refusal = self.refusal(&config, existing, records.len() as u64, bytes);
         let answer = match (self.rig.append(name, records, ask), refusal) {
             (Ok(answer), None) => answer,
@@ -388,7 +399,12 @@ impl World {
         topic.evict();
         let strength = strength(topic.config.class);
         self.report.records += records.len() as u64;
-        self.note(name, answer.wait.0, strength, format!("append {}..={}", answer.first_seq, answer.last_seq()));
+        self.note(
+            name,
+            answer.wait.0,
+            strength,
+            format!("append {}..={}", answer.first_seq, answer.last_seq()),
+        );
         Ok(Some(answer))
     }
 
@@ -583,7 +599,12 @@ fn refuses_alike(error: &EngineError, expected: &EngineError) -> bool {
     match (error, expected) {
         (
             EngineError::TopicFull { cap_records, cap_bytes, head_seq, earliest_seq },
-            EngineError::TopicFull { cap_records: records, cap_bytes: bytes, head_seq: head, earliest_seq: earliest },
+            EngineError::TopicFull {
+                cap_records: records,
+                cap_bytes: bytes,
+                head_seq: head,
+                earliest_seq: earliest,
+            },
         ) => (cap_records, cap_bytes, head_seq) == (records, bytes, head) && earliest_seq <= earliest,
         _ => error == expected,
     }
