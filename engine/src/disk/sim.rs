@@ -54,6 +54,7 @@ pub struct SimDisk {
     fail_name: Option<u64>,
     failed_syncs: u64,
     failed_reads: u64,
+    failed: u64,
     bytes_max: Option<u64>,
 }
 
@@ -93,6 +94,7 @@ impl SimDisk {
             fail_name: None,
             failed_syncs: 0,
             failed_reads: 0,
+            failed: 0,
             bytes_max: None,
         }
     }
@@ -173,6 +175,11 @@ impl SimDisk {
     /// Syncs that failed so far.
     pub fn failed_syncs(&self) -> u64 {
         self.failed_syncs
+    }
+
+    /// Operations that failed so far for a fault or for want of room.
+    pub fn failed(&self) -> u64 {
+        self.failed
     }
 
     /// Reads that failed so far because that was asked for.
@@ -260,6 +267,7 @@ impl SimDisk {
             Err(error) => Err(error),
             Ok(handle) => self.perform(&mut op, handle, began, len, &mut names),
         };
+        self.failed += u64::from(matches!(result, Err(DiskError(libc::EIO | libc::ENOSPC))));
         let buf = match op {
             Op::Read { buf, .. } | Op::Write { buf, .. } => Some(buf),
             _ => None,

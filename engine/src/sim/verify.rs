@@ -242,10 +242,11 @@ impl World {
     /// Before clients come: routers are checked, and topics go of which the model cannot know how much of
     /// their window is vacant.
     fn serve(&mut self) -> Outcome<()> {
-        if self.is_faulty && self.rig.disk.is_sound() {
-            self.rig.settle()?; // what failed is tried again
+        let failed = self.rig.disk.failed();
+        if self.rig.disk.is_sound() && failed == self.failed_before {
             self.is_faulty = false;
         }
+        self.failed_before = failed;
         self.check_links()?;
         let unclear = self.topics.iter().filter(|(_, topic)| topic.heap_seen);
         for name in unclear.map(|(name, _)| name.clone()).collect::<Vec<_>>() {

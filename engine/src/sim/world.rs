@@ -72,8 +72,10 @@ pub(super) struct World {
     pub(super) tokens: HashSet<LeaseToken>,
     /// How a cut that was asked for ends.
     pub(super) cut_as: Crash,
-    /// The disk was told to fail, or to be full, since the last start.
+    /// The disk was told to fail, or to be full, and that may still show.
     pub(super) is_faulty: bool,
+    /// Operations of the disk that had failed at the last start.
+    pub(super) failed_before: u64,
     /// A flip ended the history.
     pub(super) is_over: bool,
     instances: u64,
@@ -93,6 +95,7 @@ impl World {
             tokens: HashSet::new(),
             cut_as: Crash::Kill,
             is_faulty: false,
+            failed_before: 0,
             is_over: false,
             instances: 0,
             serial: 0,
