@@ -231,6 +231,11 @@ impl Index {
         self.tags.get(at).filter(|tags| tags.segment == segment)
     }
 
+    /// All lists of tags, by segment and then by seq.
+    pub fn tag_lists(&self) -> impl Iterator<Item = &TagRun> {
+        self.tags.iter()
+    }
+
     /// Forgets what lies wholly at or below `seq`; hands each forgotten block to `released`.
     pub fn drop_through(&mut self, seq: u64, mut released: impl FnMut(SealedBlock)) {
         if self.sealed.front().is_some_and(|block| block.meta.last_seq <= seq) {

@@ -220,13 +220,14 @@ pub async fn read_layout(io: &Io) -> Result<Option<Layout>, RecoverError> {
         let text = format!("{FILE} ({bytes} bytes) is {fault}");
         match fault {
             LayoutFault::Damaged => RecoverError::Damage(text),
-            LayoutFault::NotOurs | LayoutFault::Version(_) => RecoverError::Foreign(text),
+            LayoutFault::NotOurs => RecoverError::Foreign(text),
+            LayoutFault::Version(_) => RecoverError::Version(text),
         }
     })
 }
 
 /// Without a file `layout` nothing of ours can be there: it is made before the first log file.
-async fn refuse_what_looks_like_ours(io: &Io) -> Result<(), RecoverError> {
+pub(crate) async fn refuse_what_looks_like_ours(io: &Io) -> Result<(), RecoverError> {
     let refuse = |path: String| {
         let text =
             format!("the data directory has no file {FILE}, but {path}: restore the file, or move away");
@@ -246,7 +247,7 @@ async fn refuse_what_looks_like_ours(io: &Io) -> Result<(), RecoverError> {
 }
 
 /// Whether a shard keeps a file of that name in its directory.
-fn is_shards_file(name: &str) -> bool {
+pub(crate) fn is_shards_file(name: &str) -> bool {
     files::slot_of(name).is_some() || matches!(checkpoint::parse_name(name), checkpoint::Name::Checkpoint(_))
 }
 
@@ -287,7 +288,7 @@ async fn write_layout(io: &Io, layout: &Layout) -> Result<(), RecoverError> {
 /// A layout's directories are there before it is, and a shard that came from another layout begins
 /// with a checkpoint. What would look like an empty shard otherwise is refused here: its topics would
 /// be gone, and their segments be taken for garbage.
-async fn check_directories(io: &Io, layout: &Layout) -> Result<(), RecoverError> {
+pub(crate) async fn check_directories(io: &Io, layout: &Layout) -> Result<(), RecoverError> {
     let missing = |what: String| Err(RecoverError::Damage(format!("{what} is missing")));
     let dirs = shard_dirs(io).await?;
     let pool = list(io, segment::DIR).await?;
@@ -315,7 +316,7 @@ async fn check_directories(io: &Io, layout: &Layout) -> Result<(), RecoverError>
 }
 
 /// The shards' directories of all generations: path, generation, shard.
-async fn shard_dirs(io: &Io) -> Result<Vec<(String, u64, u16)>, RecoverError> {
+pub(crate) async fn shard_dirs(io: &Io) -> Result<Vec<(String, u64, u16)>, RecoverError> {
     let names = io.list_dirs(SHARDS_DIR).await.map_err(|error| disk(SHARDS_DIR, error))?;
     let ours = |name: String| {
         let (generation, shard) = parse_shard_dir(&name)?;
@@ -337,6 +338,6 @@ fn disk(path: &str, error: DiskError) -> RecoverError {
 }
 
 /// Whether a file was being written aside when the program ended.
-fn is_leftover(name: &str) -> bool {
+pub(crate) fn is_leftover(name: &str) -> bool {
     name.ends_with(ASIDE_SUFFIX)
 }

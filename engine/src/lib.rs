@@ -33,4 +33,5 @@ pub mod sim;
 #[cfg(test)]
 mod test_disk;
 pub mod topic;
+pub mod verify;
 pub mod wal;

@@ -49,7 +49,7 @@ const PREEMPT: Duration = Duration::from_secs(24 * 3600);
 /// accept that holds the socket, some time after the process is gone. A supervisor restarts faster.
 const BIND_PATIENCE: Duration = Duration::from_secs(3);
 /// A file in the data directory that whoever serves it holds locked (I-101).
-const LOCK_FILE: &str = ".runelog.lock";
+pub const LOCK_FILE: &str = ".runelog.lock";
 
 /// How to run. Sizes are per core where they say so.
 #[derive(Clone, Debug)]

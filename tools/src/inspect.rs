@@ -1,11 +1,9 @@
 //! `runelog inspect`: what a data directory holds, past damage, without changing anything.
-//! Lives here: the options, and what is gathered from where. In [`log`](self::log): the log files.
-//! In `report`: the result as data. In `show`: the result as tables. In `disk`: a disk that only reads.
+//! Lives here: the options, and what is gathered from where. In `report`: the result as data. In `show`:
+//! the result as tables. Not here: whether a start would succeed ([`verify`](crate::verify)).
 //!
 //! It takes no lock and may look while a server runs; what the server removes meanwhile is not damage.
 
-mod disk;
-mod log;
 mod report;
 mod show;
 #[cfg(test)]
@@ -19,6 +17,7 @@ use std::process::ExitCode;
 
 use runelog_engine::checkpoint::{self, Loaded};
 use runelog_engine::config::Class;
+use runelog_engine::disk::read_only::ReadOnly;
 use runelog_engine::disk::{Io, OpenMode, io::block_on};
 use runelog_engine::event::Record;
 use runelog_engine::ids::{SegmentId, TopicId};
@@ -26,12 +25,13 @@ use runelog_engine::layout::{Layout, SHARDS_DIR, read_layout};
 use runelog_engine::queue::JobState;
 use runelog_engine::segment;
 use runelog_engine::shard::parse_shard_dir;
+use runelog_engine::verify::log::{Block, LogVerdict, walk_log};
 use runelog_engine::wal::walk::{self, Entry};
 
-use disk::ReadOnlyDisk;
+use crate::look::{StdDisk, files_below};
 use report::{
-    BlockReport, CheckpointReport, EntryReport, LayoutReport, RecordReport, Report, SegmentReport,
-    ShardReport, TopicReport, Totals,
+    BlockReport, CheckpointReport, EntryReport, LayoutReport, LogFileReport, RecordReport, Report,
+    SegmentReport, ShardReport, TopicReport, Totals,
 };
 
 /// Show what a data directory holds and whether it is whole; changes nothing.
@@ -106,7 +106,7 @@ fn inspect(args: &InspectArgs) -> Report {
     let mut look = Look {
         args,
         root: &args.data_dir,
-        disk: ReadOnlyDisk::new(args.data_dir.clone()),
+        disk: files_below(args.data_dir.clone()),
         io: Io::default(),
         report: Report { data_dir: args.data_dir.display().to_string(), ..Report::default() },
         topics: BTreeMap::new(),
@@ -126,7 +126,7 @@ fn inspect(args: &InspectArgs) -> Report {
 struct Look<'a> {
     args: &'a InspectArgs,
     root: &'a Path,
-    disk: ReadOnlyDisk,
+    disk: ReadOnly<StdDisk>,
     io: Io,
     report: Report,
     topics: BTreeMap<TopicId, TopicReport>,
@@ -227,17 +227,33 @@ impl Look<'_> {
             }
         }
         let head = newest.as_ref().map(|loaded| loaded.head);
-        let (mut damage, root) = (Vec::new(), self.root);
-        let mut visit = |block: log::Block<'_>| {
-            let adds = head.is_none_or(|head| block.header.number > head.described_block);
-            if let Err(why) = self.block(&block, shard, current && adds && !block.after_gap, &mut report) {
-                damage.push(format!("{dir}/{}, offset {}: {why}", block.name, block.offset));
-            }
+        // Blocks are looked into as they are read: the walk borrows the disk meanwhile, not what is found.
+        let mut damage = Vec::new();
+        let outcome = {
+            let Look { args, io, disk, report: found, topics, .. } = self;
+            let mut into = Gather { args, found, topics };
+            let mut visit = |block: Block<'_>| {
+                let adds = head.is_none_or(|head| block.header.number > head.described_block);
+                if let Err(why) = into.block(&block, shard, current && adds && !block.after_gap, &mut report)
+                {
+                    damage.push(format!("{dir}/{}, offset {}: {why}", block.name, block.offset));
+                }
+            };
+            block_on(io, disk, walk_log(io, dir, &names, head.as_ref(), &mut visit))
         };
-        let outcome = log::inspect(root, dir, &names, head.as_ref(), &mut visit);
-        report.log = outcome.files;
-        self.report.notes.extend(outcome.notes);
-        damage.extend(outcome.damage);
+        report.log = outcome.files.into_iter().map(LogFileReport::from).collect();
+        for finding in outcome.findings {
+            let place = match (&finding.name, finding.offset) {
+                (None, _) => dir.to_owned(),
+                (Some(name), None) => format!("{dir}/{name}"),
+                (Some(name), Some(offset)) => format!("{dir}/{name}, offset {offset}"),
+            };
+            let text = format!("{place}: {}", finding.what);
+            match finding.verdict {
+                LogVerdict::Torn => self.report.notes.push(text),
+                LogVerdict::Damage | LogVerdict::Short | LogVerdict::Version => damage.push(text),
+            }
+        }
         match current {
             true => self.report.damage.extend(damage),
             // What is left over is not missed.
@@ -267,7 +283,7 @@ impl Look<'_> {
                         true => self.report.damage.push(text),
                         false => self.report.notes.push(text),
                     }
-                    (Some(fault), None)
+                    (Some(fault.why), None)
                 }
             };
             let of = |what: fn(&Loaded) -> u64| loaded.as_ref().map(what);
@@ -286,91 +302,6 @@ impl Look<'_> {
             newest = loaded.or(newest); // names are sorted
         }
         newest
-    }
-
-    /// Looks into a block of the log. `adds`: it says something that the checkpoint does not.
-    fn block(
-        &mut self,
-        block: &log::Block<'_>,
-        shard: u16,
-        adds: bool,
-        report: &mut ShardReport,
-    ) -> Result<(), String> {
-        let (mut count, mut fault) = (0, Ok(()));
-        for item in walk::entries(block.payload) {
-            let (entry, last) = match item {
-                Ok(item) => item,
-                Err(error) => {
-                    fault = Err(error.to_string());
-                    break;
-                }
-            };
-            count += 1;
-            // Of the registry of routers, if of no topic.
-            let id = entry.topic().unwrap_or_default();
-            if adds {
-                self.add(shard, id, &entry);
-            }
-            if let (Entry::Topic { name, .. }, false) = (&entry, self.topics.contains_key(&id)) {
-                // Known by name only: the checkpoint has dropped it, or it is left over.
-                self.topics.insert(id, unknown(shard, id, name, true));
-            }
-            let name =
-                self.topics.get(&id).map_or_else(|| format!("#{:x}", id.0), |topic| topic.name.clone());
-            if self.args.topic.as_ref().is_some_and(|wanted| *wanted != name) {
-                continue;
-            }
-            if self.args.entries {
-                report.entries.push(entry_report(block.header.number, &entry, &name, last));
-            }
-            if let (Entry::Records(records), true) = (&entry, self.args.records) {
-                for record in records.records_from(0).flatten() {
-                    self.report.records.push(record_report(&name, &record, block.name));
-                }
-            }
-        }
-        if self.args.blocks {
-            report.blocks.push(BlockReport {
-                file: block.file,
-                offset: block.offset,
-                number: block.header.number,
-                payload_bytes: block.header.payload_bytes,
-                synced_through: block.header.synced_through,
-                entries: count,
-                after_gap: block.after_gap,
-            });
-        }
-        fault
-    }
-
-    /// What an entry adds to the summary of its topic.
-    fn add(&mut self, shard: u16, id: TopicId, entry: &Entry<'_>) {
-        match entry {
-            Entry::Topic { name, config, .. } => {
-                let topic = self.topics.entry(id).or_insert_with(|| unknown(shard, id, name, false));
-                topic.class = class(config.class);
-            }
-            Entry::Records(records) => {
-                if let Some(topic) = self.topics.get_mut(&id) {
-                    topic.log_first_seq.get_or_insert(records.header.first_seq);
-                    topic.log_last_seq = Some(records.header.last_seq());
-                    topic.log_records += u64::from(records.header.count);
-                }
-            }
-            Entry::Drop(_) => {
-                if let Some(topic) = self.topics.get_mut(&id) {
-                    topic.dropped = true;
-                }
-            }
-            Entry::Delete { .. }
-            | Entry::Reserve { .. }
-            | Entry::Floor { .. }
-            | Entry::Trim { .. }
-            | Entry::Lease { .. }
-            | Entry::Link { .. }
-            | Entry::Router(_)
-            | Entry::RouterDrop(_) => {}
-        }
     }
 
     fn segments(&mut self) {
@@ -446,6 +377,100 @@ impl Look<'_> {
             }
         }
         self.wait(io.close(file));
+    }
+}
+
+/// Where what blocks of the log say is gathered.
+struct Gather<'a> {
+    args: &'a InspectArgs,
+    found: &'a mut Report,
+    topics: &'a mut BTreeMap<TopicId, TopicReport>,
+}
+
+impl Gather<'_> {
+    /// Looks into a block of the log. `adds`: it says something that the checkpoint does not.
+    fn block(
+        &mut self,
+        block: &Block<'_>,
+        shard: u16,
+        adds: bool,
+        report: &mut ShardReport,
+    ) -> Result<(), String> {
+        let (mut count, mut fault) = (0, Ok(()));
+        for item in walk::entries(block.payload) {
+            let (entry, last) = match item {
+                Ok(item) => item,
+                Err(error) => {
+                    fault = Err(error.to_string());
+                    break;
+                }
+            };
+            count += 1;
+            // Of the registry of routers, if of no topic.
+            let id = entry.topic().unwrap_or_default();
+            if adds {
+                self.add(shard, id, &entry);
+            }
+            if let (Entry::Topic { name, .. }, false) = (&entry, self.topics.contains_key(&id)) {
+                // Known by name only: the checkpoint has dropped it, or it is left over.
+                self.topics.insert(id, unknown(shard, id, name, true));
+            }
+            let name =
+                self.topics.get(&id).map_or_else(|| format!("#{:x}", id.0), |topic| topic.name.clone());
+            if self.args.topic.as_ref().is_some_and(|wanted| *wanted != name) {
+                continue;
+            }
+            if self.args.entries {
+                report.entries.push(entry_report(block.header.number, &entry, &name, last));
+            }
+            if let (Entry::Records(records), true) = (&entry, self.args.records) {
+                for record in records.records_from(0).flatten() {
+                    self.found.records.push(record_report(&name, &record, block.name));
+                }
+            }
+        }
+        if self.args.blocks {
+            report.blocks.push(BlockReport {
+                file: block.file,
+                offset: block.offset,
+                number: block.header.number,
+                payload_bytes: block.header.payload_bytes,
+                synced_through: block.header.synced_through,
+                entries: count,
+                after_gap: block.after_gap,
+            });
+        }
+        fault
+    }
+
+    /// What an entry adds to the summary of its topic.
+    fn add(&mut self, shard: u16, id: TopicId, entry: &Entry<'_>) {
+        match entry {
+            Entry::Topic { name, config, .. } => {
+                let topic = self.topics.entry(id).or_insert_with(|| unknown(shard, id, name, false));
+                topic.class = class(config.class);
+            }
+            Entry::Records(records) => {
+                if let Some(topic) = self.topics.get_mut(&id) {
+                    topic.log_first_seq.get_or_insert(records.header.first_seq);
+                    topic.log_last_seq = Some(records.header.last_seq());
+                    topic.log_records += u64::from(records.header.count);
+                }
+            }
+            Entry::Drop(_) => {
+                if let Some(topic) = self.topics.get_mut(&id) {
+                    topic.dropped = true;
+                }
+            }
+            Entry::Delete { .. }
+            | Entry::Reserve { .. }
+            | Entry::Floor { .. }
+            | Entry::Trim { .. }
+            | Entry::Lease { .. }
+            | Entry::Link { .. }
+            | Entry::Router(_)
+            | Entry::RouterDrop(_) => {}
+        }
     }
 }
 

@@ -7,10 +7,12 @@ mod client;
 mod fake;
 mod import;
 mod inspect;
+mod look;
 mod serve;
 mod settings;
 mod sim;
 mod tail;
+mod verify;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -57,6 +59,8 @@ Examples:
     Sim(sim::SimArgs),
     /// Print the records of a topic, one a line
     Tail(tail::TailArgs),
+    /// Judge a data directory: would a start succeed, and every read; changes nothing
+    Verify(verify::VerifyArgs),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Tail(args) => report(tail::run(&args)),
+        Command::Verify(args) => verify::run(&args),
     }
 }
 

@@ -117,18 +117,44 @@ pub async fn load(io: &Io, dir: &str) -> Result<Option<Loaded>, CheckpointError>
     Err(CheckpointError::NoneValid { skipped })
 }
 
+/// Why a checkpoint cannot be used, for tools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// In words.
+    pub why: String,
+    /// It is whole as far as it was looked at; one that it rests on is not there.
+    pub is_base_missing: bool,
+    /// It, or one that it rests on, is of a format version that this program does not know (I-99).
+    pub is_version: bool,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
 /// Loads one checkpoint and what it rests on, or says why that cannot be used: for tools, which want to
 /// know of each.
-pub async fn load_one(io: &Io, dir: &str, number: u64) -> Result<Loaded, String> {
-    let names = io.list(dir).await.map_err(|error| format!("{dir}: {error}"))?;
+pub async fn load_one(io: &Io, dir: &str, number: u64) -> Result<Loaded, Unusable> {
+    let unlisted =
+        |error| Unusable { why: format!("{dir}: {error}"), is_base_missing: false, is_version: false };
+    let names = io.list(dir).await.map_err(unlisted)?;
     let numbers = names.iter().filter_map(|(name, _)| match parse_name(name) {
         Name::Checkpoint(number) => Some(number),
         _ => None,
     });
     let mut bad = BTreeMap::new();
-    load_chain(io, dir, number, &numbers.collect(), &mut bad).await.map_err(|at| match at == number {
-        true => bad[&at].to_string(),
-        false => format!("rests on {}, which is {}", file_name(at), bad[&at]),
+    load_chain(io, dir, number, &numbers.collect(), &mut bad).await.map_err(|at| {
+        let (fault, is_base) = (&bad[&at], at != number);
+        Unusable {
+            why: match is_base {
+                false => fault.to_string(),
+                true => format!("rests on {}, which is {fault}", file_name(at)),
+            },
+            is_base_missing: is_base && matches!(fault, Fault::Missing),
+            is_version: matches!(fault, Fault::Version(_)),
+        }
     })
 }
 

@@ -11,7 +11,7 @@ mod load;
 mod tests;
 mod write;
 
-pub use load::{Loaded, SegmentState, load, load_one};
+pub use load::{Loaded, SegmentState, Unusable, load, load_one};
 pub use write::{CheckpointWriter, write_checkpoint};
 
 use crate::aside::ASIDE_SUFFIX;

@@ -10,6 +10,7 @@ use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
 use crate::mem::{AlignedBuf, Chunk};
 
 pub mod io;
+pub mod read_only;
 pub mod ring;
 pub mod sim;
 pub mod uring;

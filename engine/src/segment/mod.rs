@@ -12,7 +12,7 @@ mod tests;
 pub mod write;
 
 pub use format::{BlockMeta, Run, SegmentMeta, TagPlace};
-pub use read::{CachedBlock, read_block, read_footer, read_tags, verify};
+pub use read::{CachedBlock, examine, read_block, read_footer, read_tags, verify};
 pub use tags::TagSection;
 pub use write::SegmentWriter;
 

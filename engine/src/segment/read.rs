@@ -17,6 +17,7 @@ use crate::mem::AlignedBuf;
 use crate::sabotage::{self, Bug};
 use crate::wal::frame::{ENTRY_HEADER_BYTES, Kind, RecordsEntry, split_entry};
 use crc32c::{crc32c, crc32c_append};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A block in memory, verified. It keeps the buffer it was read into.
 #[derive(Debug)]
@@ -195,33 +196,90 @@ pub async fn read_footer(io: &Io, id: SegmentId) -> Result<SegmentMeta, SegmentE
     with_file(io, id, async |file| footer(io, file, id).await).await
 }
 
-/// Reads a whole segment and checks all of it, every record too. Gives what its footer says.
+/// Reads a whole segment and checks all of it, every record too. Gives what its footer says, or the first
+/// fault.
 pub async fn verify(io: &Io, id: SegmentId) -> Result<SegmentMeta, SegmentError> {
-    with_file(io, id, async |file| {
+    let mut first = None;
+    let meta = examine(io, id, |fault| first = first.take().or(Some(fault))).await;
+    match first {
+        Some(fault) => Err(fault),
+        None => Ok(meta.expect("without a fault the footer was read")),
+    }
+}
+
+/// Reads a whole segment past its faults, each of which goes to `tell`: records, tag lists, and whether
+/// these name exactly the tags of those. Gives what the footer says, if that holds.
+pub async fn examine(io: &Io, id: SegmentId, mut tell: impl FnMut(SegmentError)) -> Option<SegmentMeta> {
+    let read = with_file(io, id, async |file| {
         let meta = footer(io, file, id).await?;
         let mut effort = Effort::default();
         for run in &meta.runs {
-            for block in &run.blocks {
-                let bad = |_| {
-                    let risk =
-                        AtRisk { topic: run.topic, first_seq: block.first_seq, last_seq: block.last_seq };
-                    damaged(id, block.offset, "record", Some(risk))
-                };
-                let cached = read_block(io, file, id, run.topic, block).await?;
-                for record in cached.records_from(0) {
-                    record.map_err(bad)?;
-                }
-                effort.spend(block.bytes as usize).await;
-            }
-            for place in &run.tags {
-                let section = read_tags(io, file, id, run.topic, place).await?;
-                section.check().map_err(|_| damaged(id, place.offset, "tag section", None))?;
-                effort.spend(place.bytes as usize).await;
-            }
+            examine_run(io, file, id, run, &mut effort, &mut tell).await;
         }
         Ok(meta)
-    })
-    .await
+    });
+    let read = read.await;
+    read.map_err(tell).ok()
+}
+
+async fn examine_run(
+    io: &Io,
+    file: FileId,
+    id: SegmentId,
+    run: &Run,
+    effort: &mut Effort,
+    tell: &mut impl FnMut(SegmentError),
+) {
+    // Sums over tags and seqs: equal if the lists say what the records say, whatever their order.
+    let (mut carried, mut listed, mut is_whole) = (0u64, 0u64, true);
+    for block in &run.blocks {
+        let risk = AtRisk { topic: run.topic, first_seq: block.first_seq, last_seq: block.last_seq };
+        match read_block(io, file, id, run.topic, block).await {
+            Ok(cached) => match tag_sum(&cached) {
+                Some(sum) => carried = carried.wrapping_add(sum),
+                None => (is_whole, _) = (false, tell(damaged(id, block.offset, "record", Some(risk)))),
+            },
+            Err(fault) => (is_whole, _) = (false, tell(fault)),
+        }
+        effort.spend(block.bytes as usize).await;
+    }
+    for place in &run.tags {
+        let risk = AtRisk { topic: run.topic, first_seq: place.first_seq, last_seq: place.last_seq };
+        let checked = read_tags(io, file, id, run.topic, place).await.and_then(|section| {
+            let add = |tag: &[u8], seqs: &[u64]| {
+                listed = seqs.iter().fold(listed, |sum, seq| sum.wrapping_add(xxh3_64_with_seed(tag, *seq)));
+            };
+            section.walk(add).map_err(|_| damaged(id, place.offset, "tag section", Some(risk)))
+        });
+        if let Err(fault) = checked {
+            is_whole = false;
+            tell(fault);
+        }
+        effort.spend(place.bytes as usize).await;
+    }
+    if is_whole && carried != listed {
+        let (first, last) = (&run.blocks[0], &run.blocks[run.blocks.len() - 1]);
+        let risk = AtRisk { topic: run.topic, first_seq: first.first_seq, last_seq: last.last_seq };
+        tell(damaged(id, first.offset, "run, whose tag lists are not those of its records,", Some(risk)));
+    }
+}
+
+/// The sum over the tags of a block's records; `None` if a record does not hold, or is not what the block
+/// was to hold.
+fn tag_sum(block: &CachedBlock) -> Option<u64> {
+    let (mut sum, mut first_ts, mut last_ts, mut has_tags) = (0u64, None, i64::MIN, false);
+    for record in block.records_from(0) {
+        let record = record.ok()?;
+        first_ts.get_or_insert(record.ts);
+        last_ts = last_ts.max(record.ts);
+        if let Some(tag) = record.tag {
+            has_tags = true;
+            sum = sum.wrapping_add(xxh3_64_with_seed(tag, record.seq));
+        }
+    }
+    let meta = block.meta();
+    let holds = first_ts == Some(meta.first_ts) && last_ts == meta.last_ts && has_tags == meta.has_tags;
+    holds.then_some(sum)
 }
 
 async fn with_file<T>(

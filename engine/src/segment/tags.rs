@@ -153,6 +153,11 @@ impl TagSection {
 
     /// Walks everything: every tag is above the one before, every seq decodes.
     pub fn check(&self) -> Result<(), FormatError> {
+        self.walk(|_, _| ())
+    }
+
+    /// The same, and hands out each tag with its seqs, ascending.
+    pub fn walk(&self, mut visit: impl FnMut(&[u8], &[u64])) -> Result<(), FormatError> {
         let mut before: Option<&[u8]> = None;
         let mut seqs = Vec::new();
         for index in 0..self.tag_count {
@@ -163,6 +168,7 @@ impl TagSection {
             before = Some(tag);
             seqs.clear();
             self.decode(count, deltas, &mut seqs)?;
+            visit(tag, &seqs);
         }
         Ok(())
     }

@@ -3,13 +3,15 @@
 //! By file: [`topics`] (settings, state, age), [`append`], [`read`], [`delete`], [`retain`] (what caps and
 //! age push out), [`queue`], [`routers`] and [`forward`] (copies); [`seal`] with [`seal_job`] (memory to
 //! segments), [`checkpoints`], [`load`] (segments to
-//! memory); [`recover`] with [`replay`]; [`export`] (a recovered shard taken apart).
+//! memory); [`recover`] with [`replay`]; [`export`] (a recovered shard taken apart);
+//! [`audit`] (one read from end to end).
 //! Not here: bytes on disk (`wal`, `segment`, `checkpoint`), sockets, JSON, the clock.
 //!
 //! The shard never waits. An operation ends at once with an outcome and the block its answer must wait
 //! for ([`Wait`]), with a refusal, or with [`No::Load`]/[`No::Busy`]: ask again later, nothing changed.
 
 mod append;
+mod audit;
 mod checkpoints;
 mod delete;
 mod export;
@@ -26,6 +28,7 @@ mod seal_job;
 mod topics;
 
 pub use append::{AppendRequest, Appended};
+pub use audit::{AuditFault, Audited};
 use delete::TagHits;
 pub use delete::{DeleteRequest, Deleted, Deletion, TagMatch};
 pub use export::Exported;
@@ -497,6 +500,11 @@ impl Shard {
     /// The segments that this shard's topics need, for clearing the pool at start.
     pub fn segments_in_use(&self) -> impl Iterator<Item = SegmentId> + '_ {
         self.sealing.segments.keys().copied()
+    }
+
+    /// All topics by id, with their names.
+    pub fn topic_names(&self) -> impl Iterator<Item = (TopicId, &[u8])> {
+        self.topics.iter().flatten().map(|topic| (topic.id, &topic.name[..]))
     }
 
     /// Blocks loaded since the last call, for operations that ended in [`No::Load`].

@@ -23,11 +23,11 @@ use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
 use crate::mem::AlignedBuf;
 use crate::quota::Quota;
 use crate::sabotage::{self, Bug};
+use crate::verify::seqs_of;
 use crate::wal::files;
 use crate::wal::format::{
     BLOCK_HEADER_BYTES, BlockHeader, FileHeader, SKIP, UNKNOWN_BLOCK, is_unknown_version,
 };
-use crate::wal::frame::{Kind, RecordsEntry, RecordsHeader, split_entry};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -44,15 +44,19 @@ pub enum RecoverError {
     },
     /// Something durable is unreadable (I-94).
     Damage(String),
-    /// Files of another data directory, another format version, or another shape.
+    /// Files of another data directory, or of another shape.
     Foreign(String),
+    /// Whole, and of a format version that this program does not know (I-99).
+    Version(String),
 }
 
 impl fmt::Display for RecoverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RecoverError::Disk { path, error } => write!(f, "{path}: {error}"),
-            RecoverError::Damage(text) | RecoverError::Foreign(text) => f.write_str(text),
+            RecoverError::Damage(text) | RecoverError::Foreign(text) | RecoverError::Version(text) => {
+                f.write_str(text)
+            }
         }
     }
 }
@@ -207,7 +211,7 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
                 io.remove(&path).await.map_err(|error| disk(&path, error))?;
             }
             Err(error) if is_unknown_version(&error) => {
-                return Err(RecoverError::Foreign(format!("{path}: {error}")));
+                return Err(RecoverError::Version(format!("{path}: {error}")));
             }
             Ok(None) => survey.spare.push(slot),
             Err(error) => survey.damaged.push((slot, format!("{path}: {error}"), short)),
@@ -310,7 +314,7 @@ async fn scan(
                     {
                         let place = chunk_start + offset as u64 - file_start;
                         let text = format!("{path}, offset {place}: {error}");
-                        return Err(RecoverError::Foreign(text));
+                        return Err(RecoverError::Version(text));
                     }
                     stopped = Some(chunk_start + offset as u64);
                     break;
@@ -496,19 +500,4 @@ async fn look_ahead(
             tail.next_block
         )
     }))
-}
-
-/// Notes the seqs of records entries in a payload.
-fn seqs_of(mut payload: &[u8], seqs: &mut BTreeMap<TopicId, (u64, u64)>) {
-    while let Ok((entry, body, rest)) = split_entry(payload) {
-        if entry.kind == Kind::Records
-            && let Ok(records) = RecordsEntry::decode(body)
-        {
-            let RecordsHeader { topic, first_seq, .. } = records.header;
-            let range = seqs.entry(topic).or_insert((first_seq, first_seq));
-            range.0 = range.0.min(first_seq);
-            range.1 = range.1.max(records.header.last_seq());
-        }
-        payload = rest;
-    }
 }

@@ -2,7 +2,7 @@
 //! that does not hold, and what its entries say. Pure.
 //! Recovery has rules of its own ([`recover`](crate::shard::recover)); here nothing is judged.
 
-use super::format::{BLOCK_HEADER_BYTES, BlockHeader, FileHeader, SKIP};
+use super::format::{BLOCK_HEADER_BYTES, BlockHeader, FileHeader, SKIP, is_unknown_version};
 use super::frame::{Kind, RecordsEntry, split_entry};
 use crate::config::TopicConfig;
 use crate::error::FormatError;
@@ -46,6 +46,8 @@ pub enum Gap {
     Header,
     /// The header holds, the payload does not.
     Payload,
+    /// A whole header of a version that this program does not know (I-99).
+    Version,
     /// The file ends.
     End,
 }
@@ -57,6 +59,7 @@ impl std::fmt::Display for Gap {
             Gap::Stale => "a block of an earlier use of the file",
             Gap::Header => "a block header that does not hold",
             Gap::Payload => "a block whose payload does not hold",
+            Gap::Version => "a block header of an unknown version",
             Gap::End => "the end of the file",
         })
     }
@@ -96,7 +99,10 @@ fn judge<'a>(file: &FileHeader, bytes: &'a [u8], offset: u64) -> Result<(BlockHe
     if head.iter().all(|byte| *byte == 0) {
         return Err(Gap::Zeros);
     }
-    let (header, crc) = BlockHeader::decode(bytes).map_err(|_| Gap::Header)?;
+    let (header, crc) = BlockHeader::decode(bytes).map_err(|error| match is_unknown_version(&error) {
+        true => Gap::Version,
+        false => Gap::Header,
+    })?;
     let ours = header.shard == file.shard
         && header.epoch == file.epoch
         && header.lsn == file.number * file.file_bytes + offset;

@@ -2,6 +2,7 @@
 //! in [`oracle`] a plain model of topics beside it.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test crate uses its part of it")]
 
+pub mod judge;
 pub mod oracle;
 
 use runelog_engine::config::TopicConfig;

@@ -8,6 +8,7 @@ use runelog_engine::disk::sim::Crash;
 use runelog_engine::error::EngineError;
 use runelog_engine::ids::RouterId;
 use runelog_engine::shard::{ReadRequest, TagMatch, Tombstone, TombstoneReason};
+use runelog_engine::verify::Summary;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -214,6 +215,10 @@ pub struct World {
     instances: u64,
     serial: u64,
     pub verified: u64,
+    /// The test has damaged something: a crash may leave a disk that is not whole.
+    pub flawed: bool,
+    /// What was said of the disk after the crash.
+    judged: Option<Summary>,
 }
 
 impl World {
@@ -226,6 +231,8 @@ impl World {
             instances: 0,
             serial: 0,
             verified: 0,
+            flawed: false,
+            judged: None,
         }
     }
 
@@ -666,6 +673,7 @@ impl World {
     pub fn crash(&mut self, kind: Crash) -> u64 {
         let committed = self.rig.committed();
         self.rig.crash(kind);
+        self.judged = (!self.flawed).then(|| self.rig.judge_whole());
         committed
     }
 
@@ -676,6 +684,7 @@ impl World {
         // Until the process ends it may turn a few times more.
         (0..4).try_for_each(|_| self.rig.step(true))?;
         self.rig.crash(Crash::PowerLoss);
+        self.rig.judge_whole();
         self.rig.open()?;
         for name in &names {
             let topic = self.topics.get_mut(name).expect("a name of it");
@@ -689,6 +698,10 @@ impl World {
     /// After a start: what is there must be what a prefix of the history left, long enough for what was
     /// acknowledged up to block `committed`. The model goes on from there.
     pub fn verify(&mut self, kind: Crash, committed: u64) -> Outcome<()> {
+        if let Some(judged) = self.judged.take() {
+            let start = (self.rig.quota.topics(), self.rig.quota.bytes());
+            assert_eq!((judged.read.topics, judged.read.bytes), start, "a start has what was judged");
+        }
         let needed = if kind == Crash::Kill { Strength::Kill } else { Strength::PowerLoss };
         let mut observed = self.observe()?;
         let mut names: Vec<String> = self.base.keys().chain(observed.keys()).cloned().collect();

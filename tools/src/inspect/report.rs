@@ -1,5 +1,6 @@
 //! What an inspection found, as data: printed as tables by [`show`](super::show), or as JSON.
 
+use runelog_engine::verify::log::LogFile;
 use serde::Serialize;
 
 /// Everything.
@@ -73,9 +74,27 @@ pub(super) struct LogFileReport {
     pub(super) gap: Option<String>,
     /// Whole blocks behind that.
     pub(super) blocks_after: u64,
-    /// `full`, `end` (of the log), `empty`, `torn tail`, `cut` (by a recovery), `damaged`, `behind a gap`,
-    /// `spare`, `unfinished`, `recycled`, `unreadable`.
+    /// As in [`LogFile::state`].
     pub(super) state: &'static str,
+}
+
+impl From<LogFile> for LogFileReport {
+    fn from(found: LogFile) -> LogFileReport {
+        LogFileReport {
+            name: found.name,
+            slot: found.slot,
+            number: found.number,
+            epoch: found.epoch,
+            first_block: found.first_block,
+            last_block: found.last_block,
+            blocks: found.blocks,
+            payload_bytes: found.payload_bytes,
+            gap_offset: found.gap_offset,
+            gap: found.gap,
+            blocks_after: found.blocks_after,
+            state: found.state,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
