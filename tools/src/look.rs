@@ -40,9 +40,7 @@ impl StdDisk {
                 self.free.push(file.0);
                 Ok(0)
             }
-            Op::Read { file, offset, buf } => {
-                Ok(fill(self.file(*file), buf, *offset)? as u64)
-            }
+            Op::Read { file, offset, buf } => Ok(fill(self.file(*file), buf, *offset)? as u64),
             Op::ReadChunk { file, offset, chunk, len } => {
                 let mut bytes = vec![0; *len as usize];
                 let filled = fill(self.file(*file), &mut bytes, *offset)?;

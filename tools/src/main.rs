@@ -8,6 +8,8 @@ mod fake;
 mod import;
 mod inspect;
 mod look;
+#[cfg(test)]
+mod sample;
 mod serve;
 mod settings;
 mod sim;

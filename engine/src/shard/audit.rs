@@ -2,8 +2,8 @@
 //! Lives here: which records a read cannot get, and whether what a topic says of itself (its count, its
 //! bytes, its head) is what a full read finds. Not here: files that no read needs (`verify`).
 
-use super::read::ReadRequest;
 use super::Shard;
+use super::read::ReadRequest;
 use crate::error::No;
 use crate::event::Record;
 use crate::ids::{SegmentId, TopicId};

@@ -95,7 +95,8 @@ pub async fn recover(
 ) -> Result<(Shard, RecoveryReport), RecoverError> {
     let dir = settings.dir();
     let mut report = RecoveryReport::default();
-    let survey = survey(io, &settings).await?;
+    let mut survey = survey(io, &settings).await?;
+    report.notes.append(&mut survey.notes);
     let loaded = match checkpoint::load(io, &dir).await {
         Ok(loaded) => loaded,
         Err(CheckpointError::NoneValid { skipped }) if survey.files.contains_key(&FIRST_FILE) => {
@@ -170,6 +171,8 @@ pub(super) struct Survey {
     pub(super) checkpoints: Vec<u64>,
     pub(super) next_slot: u32,
     pub(super) epoch: u64,
+    /// Files that were removed, for the operator.
+    notes: Vec<String>,
 }
 
 /// Reads the headers of all log files.
@@ -184,6 +187,7 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
         checkpoints: Vec::new(),
         next_slot: 0,
         epoch: 0,
+        notes: Vec::new(),
     };
     let mut buf = AlignedBuf::zeroed(BLOCK_BYTES);
     for (name, bytes) in names {
@@ -208,6 +212,10 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
                 io.remove(&path).await.map_err(|error| disk(&path, error))?;
             }
             Err(_) if read < BLOCK_HEADER_BYTES => {
+                // So it may be here, too. But somebody may have emptied it, and it may have been the last.
+                survey.notes.push(format!(
+                    "{path} is of {bytes} bytes: removed, the log goes on without what may have been in it"
+                ));
                 io.remove(&path).await.map_err(|error| disk(&path, error))?;
             }
             Err(error) if is_unknown_version(&error) => {
@@ -226,20 +234,55 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
                     )));
                 }
                 survey.epoch = survey.epoch.max(header.epoch);
-                let found = Found { slot, header, short };
+                let mut found = Found { slot, header, short };
                 // A recycled file may leave two of one number: the later epoch has it.
-                match survey.files.insert(header.number, found) {
-                    Some(other) if other.header.epoch > header.epoch => {
-                        survey.spare.push(slot);
-                        survey.files.insert(header.number, other);
-                    }
-                    Some(other) => survey.spare.push(other.slot),
-                    None => {}
+                if let Some(other) = survey.files.remove(&header.number) {
+                    let spare;
+                    (found, spare) = choose(io, settings, found, other).await?;
+                    survey.spare.push(spare.slot);
                 }
+                survey.files.insert(header.number, found);
             }
         }
     }
     Ok(survey)
+}
+
+/// Of two files with one place in the log: the one that has it, and the other. In one epoch a file that
+/// could not be made ready may leave its header to another one, but only one of them takes blocks: a copy
+/// that somebody made must not stand in for what was written since.
+async fn choose(
+    io: &Io,
+    settings: &ShardSettings,
+    one: Found,
+    other: Found,
+) -> Result<(Found, Found), RecoverError> {
+    if one.header.epoch != other.header.epoch {
+        return Ok(if one.header.epoch > other.header.epoch { (one, other) } else { (other, one) });
+    }
+    let dir = settings.dir();
+    let mut has_blocks = [false; 2];
+    for (found, has) in [&one, &other].into_iter().zip(&mut has_blocks) {
+        let path = files::path(&dir, found.slot);
+        let disk = |error| RecoverError::Disk { path: path.clone(), error };
+        let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
+        let read = io.read(file, BLOCK_BYTES as u64, AlignedBuf::zeroed(CHUNK_BYTES)).await;
+        io.close(file).await;
+        let (buf, filled) = read.map_err(disk)?;
+        let first = found.header.number * settings.file_bytes + BLOCK_BYTES as u64;
+        *has = whole_block(&buf[..filled])
+            .is_some_and(|(block, _)| (block.epoch, block.lsn) == (found.header.epoch, first));
+    }
+    match has_blocks {
+        [true, true] => Err(RecoverError::Damage(format!(
+            "{} and {} both claim to be file number {} of the log: one is a copy, move it away",
+            files::path(&dir, one.slot),
+            files::path(&dir, other.slot),
+            one.header.number
+        ))),
+        [true, false] => Ok((one, other)),
+        [false, _] => Ok((other, one)),
+    }
 }
 
 /// Reads the log from its start, handing every whole batch to `replay`.

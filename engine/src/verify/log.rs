@@ -10,7 +10,7 @@ use crate::ids::TopicId;
 use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
 use crate::mem::AlignedBuf;
 use crate::wal::files;
-use crate::wal::format::{BlockHeader, FileHeader, UNKNOWN_BLOCK, is_unknown_version};
+use crate::wal::format::{BLOCK_HEADER_BYTES, BlockHeader, FileHeader, UNKNOWN_BLOCK, is_unknown_version};
 use crate::wal::walk::{Gap, Place, walk_chunk};
 use std::collections::BTreeMap;
 
@@ -101,7 +101,13 @@ pub struct LogOutcome {
 }
 
 impl LogOutcome {
-    fn say(&mut self, verdict: LogVerdict, file: usize, offset: Option<u64>, what: String) -> &mut LogFinding {
+    fn say(
+        &mut self,
+        verdict: LogVerdict,
+        file: usize,
+        offset: Option<u64>,
+        what: String,
+    ) -> &mut LogFinding {
         let LogFile { name, number, .. } = &self.files[file];
         let (name, number) = (Some(name.clone()), *number);
         self.findings.push(LogFinding { verdict, name, number, offset, what, at_risk: BTreeMap::new() });
@@ -183,7 +189,9 @@ pub async fn walk_log(
 ) -> LogOutcome {
     let mut walk = Walk { io, dir, head, outcome: LogOutcome::default(), chain: None };
     let mut headed = walk.headers(names).await;
-    headed.sort_by_key(|(header, _)| (header.number, header.epoch));
+    headed.sort_by_key(|(header, has_blocks, _)| (header.number, header.epoch, *has_blocks));
+    let headed: Vec<(FileHeader, usize)> =
+        headed.into_iter().map(|(header, _, index)| (header, index)).collect();
     for at in 0..headed.len() {
         let (header, index) = &headed[at];
         // A recycled file may leave two of one number: the later epoch has it.
@@ -233,10 +241,21 @@ async fn has_block(io: &Io, path: &str) -> bool {
     read.is_ok_and(|(bytes, filled)| BlockHeader::decode(&bytes[..filled]).is_ok())
 }
 
+/// Whether the first block of the file's present use is there.
+async fn has_block_of(io: &Io, path: &str, header: &FileHeader) -> bool {
+    let Ok(file) = io.open(path, OpenMode::Read).await else { return false };
+    let read = io.read(file, 0, AlignedBuf::zeroed(CHUNK_BYTES)).await;
+    io.close(file).await;
+    let Ok((bytes, filled)) = read else { return false };
+    matches!(walk_chunk(header, &bytes[..filled], 0).first(), Some(Place::Block { offset, .. })
+        if *offset == BLOCK_BYTES as u64)
+}
+
 impl Walk<'_> {
     /// Reads the headers of all files; those that have one, with their places in the outcome.
-    async fn headers(&mut self, names: &[(String, u64)]) -> Vec<(FileHeader, usize)> {
-        let mut headed = Vec::new();
+    /// Between them: whether a file has blocks, if it is not the only one with its place.
+    async fn headers(&mut self, names: &[(String, u64)]) -> Vec<(FileHeader, bool, usize)> {
+        let mut headed: Vec<(FileHeader, bool, usize)> = Vec::new();
         for (name, bytes) in names {
             let Some(slot) = files::slot_of(name) else { continue };
             let index = self.outcome.files.len();
@@ -246,7 +265,7 @@ impl Walk<'_> {
             match read_header(self.io, &path).await {
                 Ok((_, Ok(Some(header)))) => {
                     (report.number, report.epoch) = (Some(header.number), Some(header.epoch));
-                    headed.push((header, index));
+                    headed.push((header, false, index));
                     if *bytes < header.file_bytes {
                         let what = format!(
                             "the file was cut to {bytes} of {} bytes: the log goes on without what may \
@@ -258,7 +277,7 @@ impl Walk<'_> {
                 }
                 // Its making never ended.
                 Ok((filled, Ok(None))) => report.state = if filled == 0 { "unfinished" } else { "spare" },
-                Ok((_, Err(error))) => {
+                Ok((filled, Err(error))) => {
                     report.gap = Some(error.to_string());
                     report.state = "unfinished";
                     if is_unknown_version(&error) {
@@ -269,7 +288,12 @@ impl Walk<'_> {
                         self.outcome.say(LogVerdict::Damage, index, Some(0), what);
                     } else {
                         // Torn while it was prepared, or damaged, and empty: it is used again.
-                        let what = format!("{error}; the file is empty");
+                        let what = match filled {
+                            0..BLOCK_HEADER_BYTES => {
+                                format!("the file is of {bytes} bytes, as if never made")
+                            }
+                            _ => format!("{error}, and no blocks behind it"),
+                        };
                         self.outcome.say(LogVerdict::Torn, index, Some(0), what);
                     }
                 }
@@ -277,6 +301,14 @@ impl Walk<'_> {
                     report.state = "unreadable";
                     self.outcome.say(LogVerdict::Damage, index, None, error.to_string());
                 }
+            }
+        }
+        let place = |header: &FileHeader| (header.number, header.epoch);
+        for at in 0..headed.len() {
+            let twins = headed.iter().filter(|(other, ..)| place(other) == place(&headed[at].0)).count();
+            if twins > 1 {
+                let path = format!("{}/{}", self.dir, self.outcome.files[headed[at].2].name);
+                headed[at].1 = has_block_of(self.io, &path, &headed[at].0).await;
             }
         }
         headed
@@ -378,6 +410,8 @@ impl Walk<'_> {
                         let after_gap = match &mut chain.open {
                             Some(open) => {
                                 open.later += 1;
+                                // Where a chain begins no number is known: it is at least the one before.
+                                open.expected = open.expected.or(block.number.checked_sub(1));
                                 open.durable |=
                                     open.expected.is_some_and(|expected| block.synced_through >= expected);
                                 seqs_of(payload, &mut open.at_risk);

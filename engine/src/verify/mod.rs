@@ -15,6 +15,7 @@ use crate::disk::Io;
 use crate::error::DiskError;
 use crate::ids::{Millis, SegmentId, TopicId};
 use crate::layout::{self, Layout, SHARDS_DIR};
+use crate::limits::BLOCK_BYTES;
 use crate::quota::Quota;
 use crate::segment::{self, Run, SegmentError};
 use crate::shard::recover::{RecoverError, recover};
@@ -220,13 +221,23 @@ impl<T: FnMut(Finding)> Judge<'_, T> {
             }
             Err(error) => self.refused(&dir, &error),
         }
-        let needed = head.map_or(1, |head| head.log_start.0 / layout.file_bytes);
+        // Without a checkpoint the log is read from its first file.
+        let start = head.map_or(layout.file_bytes, |head| head.log_start.0);
         for finding in log.findings {
-            self.log_finding(&dir, finding, starts, needed);
+            // A header is needed with any part of its file; and what a short file lacks reaches to its end.
+            let place = |number: u64| match finding.offset.unwrap_or(0) {
+                offset if offset >= BLOCK_BYTES as u64 && finding.verdict != LogVerdict::Short => {
+                    number * layout.file_bytes + offset
+                }
+                _ => (number + 1) * layout.file_bytes - 1,
+            };
+            let is_read = finding.number.is_none_or(|number| place(number) >= start);
+            self.log_finding(&dir, finding, starts, is_read);
         }
         for (name, bytes) in names {
             if layout::is_leftover(&name) {
-                let what = format!("{bytes} bytes of a file that was not finished; the next start removes it");
+                let what =
+                    format!("{bytes} bytes of a file that was not finished; the next start removes it");
                 self.say(Weight::Note, format!("{dir}/{name}"), None, what);
             } else if !layout::is_shards_file(&name) {
                 self.say(Weight::Note, format!("{dir}/{name}"), None, "none of Runelog's files");
@@ -261,9 +272,8 @@ impl<T: FnMut(Finding)> Judge<'_, T> {
         usable.first().copied()
     }
 
-    fn log_finding(&mut self, dir: &str, finding: LogFinding, starts: bool, needed: u64) {
+    fn log_finding(&mut self, dir: &str, finding: LogFinding, starts: bool, is_read: bool) {
         let LogFinding { verdict, name, number, offset, what, at_risk } = finding;
-        let is_read = number.is_none_or(|number| number >= needed);
         let (weight, more) = match verdict {
             LogVerdict::Torn => (Weight::Note, ""),
             LogVerdict::Version => (Weight::Unjudged, ""),
@@ -294,15 +304,7 @@ impl<T: FnMut(Finding)> Judge<'_, T> {
         read.bytes += bytes;
         for fault in faults {
             match fault {
-                AuditFault::Unreadable {
-                    segment,
-                    offset,
-                    topic,
-                    first_seq,
-                    last_seq,
-                    is_tag_list,
-                    why,
-                } => {
+                AuditFault::Unreadable { segment, offset, topic, first_seq, last_seq, is_tag_list, why } => {
                     self.told.insert((segment, offset));
                     let then = if is_tag_list { "deletes by tag fail" } else { "reads fail" };
                     let at_risk = vec![self.risk(topic, first_seq, last_seq)];
@@ -365,7 +367,9 @@ impl<T: FnMut(Finding)> Judge<'_, T> {
             let id = match segment::parse_name(&name) {
                 segment::Name::Segment(id) => id,
                 segment::Name::Leftover => {
-                    let what = format!("{bytes} bytes of a segment that was not finished; the next start removes it");
+                    let what = format!(
+                        "{bytes} bytes of a segment that was not finished; the next start removes it"
+                    );
                     self.say(Weight::Note, path, None, what);
                     continue;
                 }

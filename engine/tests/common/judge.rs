@@ -27,7 +27,8 @@ impl Judged {
 
     /// Whether any finding, a harmless one too, is about the file.
     pub fn names(&self, file: &str) -> bool {
-        let is_about = |found: &Finding| found.file == file || found.what.contains(file);
+        let name = file.rsplit('/').next().expect("a name");
+        let is_about = |found: &Finding| found.file.ends_with(name) || found.what.contains(name);
         self.findings.iter().any(is_about)
     }
 }

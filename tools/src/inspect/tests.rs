@@ -1,30 +1,14 @@
 //! A directory made by a real shard on a real disk, looked at whole and with flipped bits.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use runelog_engine::config::TopicConfig;
-use runelog_engine::disk::Disk;
 use runelog_engine::disk::uring::{DiskSettings, OwnDisk};
-use runelog_engine::event::{Batch, RecordSpan, Span};
 use runelog_engine::layout::{FreshLayout, open_layout};
-use runelog_engine::quota::Quota;
-use runelog_engine::shard::recover::recover;
-use runelog_engine::shard::{AppendRequest, Shard, ShardSettings};
 
 use super::*;
-
-struct Dir(PathBuf);
+use crate::sample::{Dir, Server, filled, flip};
 
 impl Dir {
-    fn new(name: &str) -> Dir {
-        let path = std::env::temp_dir().join(format!("runelog-inspect-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Dir(path)
-    }
-
     fn inspect(&self) -> Report {
         inspect(&InspectArgs {
             data_dir: self.0.clone(),
@@ -33,109 +17,6 @@ impl Dir {
             ..InspectArgs::default()
         })
     }
-
-    /// Every file with its bytes.
-    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        let (mut files, mut dirs) = (BTreeMap::new(), vec![self.0.clone()]);
-        while let Some(dir) = dirs.pop() {
-            for entry in fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                match path.is_dir() {
-                    true => dirs.push(path),
-                    false => drop(files.insert(path.clone(), fs::read(path).unwrap())),
-                }
-            }
-        }
-        files
-    }
-
-    fn path(&self, part: &str) -> PathBuf {
-        self.files().into_keys().rfind(|path| path.to_string_lossy().contains(part)).unwrap()
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn flip(path: &Path, offset: usize) {
-    let mut bytes = fs::read(path).unwrap();
-    bytes[offset] ^= 1;
-    fs::write(path, bytes).unwrap();
-}
-
-struct Server {
-    disk: OwnDisk,
-    shard: Shard,
-    now: i64,
-}
-
-impl Server {
-    fn start(dir: &Dir) -> Server {
-        let mut disk = OwnDisk::new(&dir.0, DiskSettings::default()).unwrap();
-        let io = Io::default();
-        let fresh = FreshLayout { directory: 0xabc, file_bytes: 4 << 20 };
-        let (layout, _) = block_on(&io, &mut disk, open_layout(&io, fresh, 1)).unwrap();
-        let settings = ShardSettings { segment_max_age_ms: 1000, ..layout.settings_of(0) };
-        let recovering = recover(&io, settings, Arc::new(Quota::default()), 0, |_| {});
-        let (shard, _) = block_on(&io, &mut disk, recovering).unwrap();
-        Server { disk, shard, now: 0 }
-    }
-
-    fn settle(&mut self) {
-        let (mut outgoing, mut done) = (Vec::new(), Vec::new());
-        loop {
-            self.shard.turn(self.now, 0);
-            self.shard.io().take_outgoing(&mut outgoing);
-            if outgoing.is_empty() && self.disk.in_flight() == 0 && !self.shard.has_work() {
-                return;
-            }
-            outgoing.drain(..).for_each(|(tag, op)| self.disk.submit(tag, op));
-            self.disk.wait();
-            self.disk.poll(&mut done);
-            done.drain(..).for_each(|done| self.shard.on_done(done, 0));
-        }
-    }
-
-    fn append(&mut self, topic: &str, count: usize) {
-        let body = b"{\"n\":1}";
-        let records = vec![RecordSpan { data: Span::body(0, body.len()), ..RecordSpan::default() }; count];
-        let batch = Batch { body, side: &[], records: &records };
-        let config = TopicConfig { class: Class::Fsync, ..TopicConfig::default() };
-        let topic = topic.as_bytes();
-        let request = AppendRequest { topic, batch, key: Some(b"key"), create: None, config: Some(&config) };
-        self.shard.append(&AppendRequest { key: None, ..request }, self.now).unwrap();
-        self.settle();
-    }
-
-    fn seal(&mut self) {
-        for _ in 0..4 {
-            self.now += 1001;
-            self.settle();
-        }
-    }
-
-    fn stop(mut self) {
-        self.shard.begin_stop();
-        while !self.shard.is_stopped() {
-            self.now += 1;
-            self.settle();
-        }
-    }
-}
-
-/// Sealed records, then some that only the log holds.
-fn filled(name: &str) -> (Dir, Server) {
-    let dir = Dir::new(name);
-    let mut server = Server::start(&dir);
-    server.append("orders", 10);
-    server.append("users", 3);
-    server.seal();
-    server.append("orders", 5);
-    server.append("orders", 2);
-    (dir, server)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! cuts it off. Needs root and loop devices; elsewhere these tests say that they were skipped.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Write, stderr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::client::Client;
 use crate::kill::identity;
 use crate::random::body_of;
-use crate::server::{Dir, Server};
+use crate::server::{Dir, Server, assert_whole, serve, verify};
 
 const MIB: u64 = 1 << 20;
 /// A refusal, or an answer, may take this long on a full disk.
@@ -33,7 +33,13 @@ impl Mount {
         match made.and_then(|()| mount.mount()) {
             Ok(()) => Some(mount),
             Err(why) => {
-                println!("skipped: no file system of our own here: {why}");
+                // Past the capture of a test's output: nobody should believe that this was tested.
+                let told = writeln!(
+                    stderr(),
+                    "SKIPPED, NOT TESTED: no file system of our own here (it takes root, loop devices and \
+                     mkfs.ext4): {why}"
+                );
+                told.expect("stderr");
                 None
             }
         }
@@ -73,6 +79,7 @@ impl Mount {
         server.kill();
         self.unmount();
         self.mount().expect("mounted again");
+        assert_whole(Path::new(&self.data()));
     }
 
     /// From now on every write to it fails.
@@ -180,9 +187,10 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     }
     client.call("GET", "/v0/topics", "").expect("an answer").good();
 
-    fs::remove_file(mount.at.join("ballast")).expect("removed");
     let (status, _) = server.stop();
     println!("the server ended with {status}");
+    assert_whole(Path::new(&mount.data()));
+    fs::remove_file(mount.at.join("ballast")).expect("removed");
     let server = mount.start(&home);
     let mut client = server.client();
     for (class, ledger) in &mut ledgers {
@@ -333,6 +341,8 @@ fn a_log_that_cannot_be_written_publishes_nothing_and_goes_on_reading() {
     let metrics = client.call("GET", "/v0/metrics", "").expect("an answer");
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(metrics.contains("\ntopics_wal_read_only 1\n"), "I-45: {metrics}");
+    let ready = client.call("GET", "/v0/ready", "").expect("an answer");
+    assert!(ready.to_string().contains("\"wal_read_only\":true"), "I-45: {ready}");
     mount.power_failure(server);
     let server = mount.start(&home);
     let mut client = server.client();
@@ -352,4 +362,77 @@ fn a_read_only_file_system_refuses_the_start() {
     let refused = Server::refused(home.path(), &[("RUNELOG_DATA_DIR", &data)]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(refused.log.contains("Read-only file system") && refused.log.contains(&data), "{}", refused.log);
+    // To look nothing has to be written.
+    assert_whole(Path::new(&data));
+}
+
+/// The owner of a file may be kept from changing it, root too.
+fn immutable(path: &Path, on: bool) {
+    run(Command::new("chattr").arg("-R").arg(if on { "+i" } else { "-i" }).arg(path)).expect("chattr");
+}
+
+#[test]
+fn files_that_nobody_may_change_refuse_the_start() {
+    let home = Dir::new("immutable");
+    let Some(mount) = Mount::new(&home, 96 * MIB) else { return };
+    let server = mount.start(&home);
+    let mut client = server.client();
+    let mut ledger = Ledger::new();
+    create(&mut client, "fsync");
+    for write in 0..20 {
+        assert_eq!(append(&mut client, "fsync", write, &mut ledger), 200);
+    }
+    server.kill();
+    let data = mount.data();
+    for part in ["", "shards"] {
+        let path = Path::new(&data).join(part);
+        immutable(&path, true);
+        match Server::run(home.path(), serve(home.path(), &[("RUNELOG_DATA_DIR", &data)])) {
+            Err(refused) => {
+                assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+                let words = ["Operation not permitted", &data];
+                words.iter().for_each(|word| assert!(refused.log.contains(word), "{}", refused.log));
+                assert_eq!(part, "", "{}", refused.log);
+            }
+            // Its files can be read and no log file can be made ready: it serves readers, and says so.
+            Ok(server) => {
+                assert_eq!(part, "shards", "{}", server.log());
+                let mut client = server.client();
+                assert_eq!(append(&mut client, "fsync", 900, &mut ledger), 500);
+                assert_eq!(prefix(&mut client, "fsync", &ledger), ledger.len(), "reads go on");
+                assert!(server.log().contains("Operation not permitted"), "{}", server.log());
+                server.kill();
+            }
+        }
+        assert_whole(Path::new(&data));
+        immutable(&path, false);
+    }
+    let server = mount.start(&home);
+    assert_eq!(prefix(&mut server.client(), "fsync", &ledger), ledger.len(), "all is there (I-51)");
+    server.stop_well();
+}
+
+/// Bad sectors are what a disk answers with an error; a file system that a failure has stopped does too.
+#[test]
+fn a_disk_that_cannot_be_read_is_no_empty_one() {
+    let home = Dir::new("unreadable");
+    let Some(mount) = Mount::new(&home, 96 * MIB) else { return };
+    let server = mount.start(&home);
+    let mut client = server.client();
+    create(&mut client, "fsync");
+    let mut ledger = Ledger::new();
+    assert_eq!(append(&mut client, "fsync", 1, &mut ledger), 200);
+    server.kill();
+    mount.stop_writes();
+    let data = mount.data();
+    let refused = Server::refused(home.path(), &[("RUNELOG_DATA_DIR", &data)]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(refused.log.contains("Input/output error"), "{}", refused.log);
+    let (status, text) = verify(Path::new(&data));
+    assert_ne!(status, 0, "what cannot be read is not whole: {text}");
+    mount.unmount();
+    mount.mount().expect("mounted again");
+    let server = mount.start(&home);
+    assert_eq!(prefix(&mut server.client(), "fsync", &ledger), ledger.len(), "I-51");
+    server.stop_well();
 }

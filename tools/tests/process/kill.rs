@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Reply};
 use crate::random::Random;
-use crate::server::{Dir, Server, serve};
+use crate::server::{Dir, Server, assert_whole, serve};
 use book::Book;
 pub(crate) use book::identity;
 use solo::Solo;
@@ -96,6 +96,9 @@ fn what_was_acknowledged_outlives_every_kill() {
         let settings = [("RUNELOG_SHARDS", shards.as_str()), ("RUNELOG_SEGMENT_MAX_AGE_MS", age)];
         while random.one_in(3) {
             kill_while_it_starts(&home, &settings, Duration::from_millis(1 + random.below(80)));
+        }
+        if round > 0 {
+            assert_whole(&home.join("data"));
         }
         let server = Server::start(home.path(), &settings);
         let mut client = server.client();

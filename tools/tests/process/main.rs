@@ -24,3 +24,4 @@ mod routers_load;
 mod server;
 mod start;
 mod stream;
+mod verify;

@@ -85,6 +85,20 @@ pub(crate) fn serve(home: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
+/// What `runelog verify` says of a data directory: its exit status and its text.
+pub(crate) fn verify(data: &Path) -> (i32, String) {
+    let output = runelog().arg("verify").arg(data).output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    (output.status.code().expect("it is not killed"), text + &errors)
+}
+
+/// A crash leaves nothing that is damage.
+pub(crate) fn assert_whole(data: &Path) {
+    let (status, text) = verify(data);
+    assert_eq!(status, 0, "{text}");
+}
+
 /// A port for a server that comes back to it: below those that the system gives to others meanwhile.
 pub(crate) fn lasting_port() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

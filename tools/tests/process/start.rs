@@ -254,7 +254,7 @@ fn the_number_of_cores_changes_no_answer() {
 }
 
 /// All files below a directory.
-fn walk(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn walk(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path).expect("a directory") {
         let path = entry.expect("an entry").path();

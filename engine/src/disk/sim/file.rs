@@ -4,6 +4,7 @@
 
 use crate::rng::Rng;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a disk writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -15,7 +16,8 @@ type Sector = [u8; SECTOR_BYTES];
 /// Time is a count of completed operations, given by the caller.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SimFile {
-    data: Vec<u8>,
+    /// Shared with forks of the disk until one of them writes.
+    data: Arc<Vec<u8>>,
     /// The length that is sure to survive.
     durable_len: usize,
     /// Versions of unsynced sectors, oldest first, each with the time it was replaced.
@@ -30,7 +32,7 @@ impl SimFile {
     }
 
     pub(super) fn flip_bit(&mut self, byte: usize, bit: u8) {
-        self.data[byte] ^= 1 << bit;
+        Arc::make_mut(&mut self.data)[byte] ^= 1 << bit;
     }
 
     /// Overwrites `offset..`, growing the file; undone by a power loss unless synced.
@@ -40,7 +42,7 @@ impl SimFile {
             self.keep_version(now, at);
         }
         self.grow(end);
-        self.data[offset..end].copy_from_slice(bytes);
+        Arc::make_mut(&mut self.data)[offset..end].copy_from_slice(bytes);
     }
 
     /// What was written there is durable, and the file reaches at least so far.
@@ -53,7 +55,8 @@ impl SimFile {
 
     /// Reserves space that reads as zero.
     pub(super) fn grow(&mut self, len: usize) {
-        self.data.resize(self.data.len().max(len), 0);
+        let len = self.data.len().max(len);
+        Arc::make_mut(&mut self.data).resize(len, 0);
     }
 
     /// Empties the file; a power loss may bring contents and length back.
@@ -61,7 +64,7 @@ impl SimFile {
         for at in 0..self.data.len().div_ceil(SECTOR_BYTES) {
             self.keep_version(now, at);
         }
-        self.data.clear();
+        Arc::make_mut(&mut self.data).clear();
     }
 
     /// A sync that began at `began`, when the file had `len` bytes, has succeeded.
@@ -118,7 +121,7 @@ impl SimFile {
             1 => self.data.len(),
             _ => low + rng.below(between + 1) as usize * SECTOR_BYTES,
         };
-        self.data.resize(len, 0);
+        Arc::make_mut(&mut self.data).resize(len, 0);
         // Sometimes all or nothing survives, which even chances would hardly ever show.
         let odds = [0, 1, 2, 3, 4][rng.index(5)];
         for (at, versions) in std::mem::take(&mut self.earlier) {
@@ -131,7 +134,7 @@ impl SimFile {
 
     /// For tests: the file ends here, durably.
     pub(super) fn truncate(&mut self, len: usize) {
-        self.data.truncate(len);
+        Arc::make_mut(&mut self.data).truncate(len);
         self.durable_len = self.data.len();
         self.earlier.retain(|&at, _| at * SECTOR_BYTES < len);
     }
@@ -146,7 +149,8 @@ impl SimFile {
 }
 
 /// Replaces the part of a sector that lies inside the file.
-fn put_sector(data: &mut [u8], at: usize, sector: &Sector) {
+fn put_sector(data: &mut Arc<Vec<u8>>, at: usize, sector: &Sector) {
+    let data = Arc::make_mut(data);
     let start = data.len().min(at * SECTOR_BYTES);
     let end = data.len().min(start + SECTOR_BYTES);
     data[start..end].copy_from_slice(&sector[..end - start]);
