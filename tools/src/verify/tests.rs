@@ -98,7 +98,7 @@ fn the_verdict_is_what_a_start_and_a_full_read_do() {
         ("wal-0000", Flip(4096 + 70), "SPARE"), // sealed since: no start reads it
         ("wal-0000", Flip((2 << 20) + 70), "START"),
         ("wal-0000", Flip(10), "START"),
-        ("wal-0000", Cut(8192), "START"),
+        ("wal-0000", Cut(8192), "LOSS"),
         ("wal-0000", Remove, "START"),
         ("wal-0000", Flip(64), "whole"),
         ("wal-0001", Cut(4096), "LOSS"),
@@ -152,6 +152,8 @@ fn the_verdict_is_what_a_start_and_a_full_read_do() {
                 let read = [server.read("orders"), server.read("users")];
                 match word {
                     "READ" => assert!(read.contains(&None), "{what}: {read:?}"),
+                    // What only the log held is gone with its file, and that is told (§11).
+                    "LOSS" if part == "wal-0000" => assert_eq!(read, [Some(10), Some(3)], "{what}"),
                     "SPARE" | "LOSS" | "whole" => assert_eq!(read, [Some(17), Some(3)], "{what}"),
                     _ => panic!("{what}: it starts"),
                 }
