@@ -255,7 +255,7 @@ fn places(disk: &SimDisk, path: &str, stride: u64) -> Vec<u64> {
 
 #[test]
 fn a_bit_flipped_anywhere_is_refused_or_unreadable_or_found_and_never_wrong_data() {
-    let stride = env("RUNELOG_STRIDE", 37);
+    let stride = env("RUNELOG_STRIDE", 97);
     let settings = small();
     let rig = specimen(settings.clone(), 1_000_000);
     let pristine = start(&rig.disk, &settings);

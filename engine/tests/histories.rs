@@ -327,6 +327,7 @@ fn a_failed_write_or_sync_ends_acknowledgements_and_loses_none() {
     for seed in 0..env("RUNELOG_SEEDS", 40) {
         named(&format!("seed {seed}"), || {
             let mut world = world(seed);
+            world.flawed = true;
             let nth = 1 + seed / 2 % 12;
             match seed % 2 {
                 0 => world.rig.disk.fail_nth_write(nth),
@@ -401,6 +402,7 @@ fn an_older_checkpoint_leads_over_the_start_of_a_run_that_saw_no_block() {
     // The newest is the one before it, merged: both say the same.
     for (path, _) in files.iter().rev().filter(|(path, _)| path.contains("/ckpt-")).take(2) {
         world.rig.disk.flip_bit(path, 50, 1);
+        world.flawed = true;
     }
     world.rig.open().unwrap();
     world.verify(Crash::Kill, committed).unwrap();
