@@ -68,6 +68,8 @@ pub(crate) struct Server {
     disk: OwnDisk,
     pub(crate) shard: Shard,
     now: i64,
+    /// The steady clock: a new log file is filled as it passes.
+    now_us: u64,
 }
 
 impl Server {
@@ -83,7 +85,7 @@ impl Server {
         let settings = ShardSettings { segment_max_age_ms: 1000, ..layout.settings_of(0) };
         let recovering = recover(&io, settings, Arc::new(Quota::default()), 0, |_| {});
         let (shard, _) = block_on(&io, &mut disk, recovering)?;
-        Ok(Server { disk, shard, now: 0 })
+        Ok(Server { disk, shard, now: 0, now_us: 0 })
     }
 
     /// How many records a reader of the whole topic gets; none if one cannot be read.
@@ -118,7 +120,8 @@ impl Server {
     pub(crate) fn settle(&mut self) {
         let (mut outgoing, mut done) = (Vec::new(), Vec::new());
         loop {
-            self.shard.turn(self.now, 0);
+            self.now_us += 50;
+            self.shard.turn(self.now, self.now_us);
             self.shard.io().take_outgoing(&mut outgoing);
             if outgoing.is_empty() && self.disk.in_flight() == 0 && !self.shard.has_work() {
                 return;
@@ -126,7 +129,7 @@ impl Server {
             outgoing.drain(..).for_each(|(tag, op)| self.disk.submit(tag, op));
             self.disk.wait();
             self.disk.poll(&mut done);
-            done.drain(..).for_each(|done| self.shard.on_done(done, 0));
+            done.drain(..).for_each(|done| self.shard.on_done(done, self.now_us));
         }
     }
 
