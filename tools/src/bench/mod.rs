@@ -48,11 +48,12 @@ struct Bench {
 /// Runs what the command line asks for.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
     let points = args.points()?;
+    // Before the generator keeps to its own: later this says only those.
+    let (base, cpus) = (args.base(), server::all_cpus());
     if !args.cpus.is_empty() {
         pin(&args.cpus).map_err(|error| format!("--cpus: {error}"))?;
     }
     let mut report = Report::new(&args.dir, args.quick());
-    let base = args.base();
     report.server_cpus = base.server_cpus.clone();
     report.server_settings = server_settings(&points[0]);
     println!("{}", report.host.line());
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
     let mut bench = Bench::on(report, args.files());
     match args.what {
         What::Ceiling => ceiling::run(&mut bench, &points, args.repeat)?,
-        What::Suite => suite::run(&mut bench, &base, args.repeat)?,
+        What::Suite => suite::run(&mut bench, &base, &cpus, args.repeat)?,
         _ => bench.in_turn(&points, args.repeat)?,
     }
     bench.conclude(args.repeat)

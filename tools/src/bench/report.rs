@@ -98,9 +98,8 @@ impl Finding {
         self
     }
 
-    /// The bar in words.
-    pub(crate) fn bar_text(&self) -> String {
-        let text = |number: f64| if number < 10.0 { number.to_string() } else { format!("{number:.0}") };
+    /// The bar in words, its number as `text` has it.
+    pub(crate) fn bar_text(&self, text: impl Fn(f64) -> String) -> String {
         match self.bar {
             Some(Bar::AtLeast(least)) => format!("≥ {}", text(least)),
             Some(Bar::AtMost(most)) => format!("≤ {}", text(most)),
@@ -114,7 +113,7 @@ impl Finding {
         let mut line = format!("{:<58} {:>12.digits$} {}", self.work, self.median, self.unit);
         if let Some(met) = self.met {
             let verdict = if met { "reached" } else { "MISSED" };
-            let _ = write!(line, "  bar {}: {verdict}", self.bar_text());
+            let _ = write!(line, "  bar {}: {verdict}", self.bar_text(|number| format!("{number:.0}")));
         }
         if let (Some(ceiling), Some(share)) = (self.ceiling, self.of_ceiling) {
             let _ = write!(line, "  raw ceiling {ceiling:.0}: {:.0} % of it", share * 100.0);

@@ -7,7 +7,6 @@ use super::config::{Config, Mode, Subject};
 use super::modes::From;
 use super::outcome::Outcome;
 use super::report::{Bar, Finding, median};
-use super::server::all_cpus;
 
 /// The loads of the table.
 struct Loads {
@@ -28,11 +27,11 @@ struct Loads {
 }
 
 impl Loads {
-    fn of(base: &Config) -> Result<Loads, String> {
+    fn of(base: &Config, cpus: &[usize]) -> Result<Loads, String> {
         let single = Config { connections: 64, topics: 16, batch: 1, record_bytes: 200, ..base.clone() };
         let batch = Config { connections: 16, batch: 100, record_bytes: 100, ..single.clone() };
         let batch_disk = Config { class: "disk".into(), ..batch.clone() };
-        let many_topics = Config { server_cpus: all_cpus(), ..single.clone() };
+        let many_topics = Config { server_cpus: cpus.to_vec(), ..single.clone() };
         let diff = Config { mode: Mode::Read, from: From::Head, limit: 1000, fill: 100_000, ..batch.clone() };
         Ok(Loads {
             single_echo: raw(&single, Subject::RawEcho)?,
@@ -75,9 +74,9 @@ impl Loads {
     }
 }
 
-/// Runs all loads in turn, and then says how far they are from their bars.
-pub(super) fn run(bench: &mut Bench, base: &Config, repeat: usize) -> Result<(), String> {
-    let loads = Loads::of(base)?;
+/// Runs all loads in turn, on the CPUs of `base` or, where a line says so, on all `cpus`, and then says how far they are from their bars.
+pub(super) fn run(bench: &mut Bench, base: &Config, cpus: &[usize], repeat: usize) -> Result<(), String> {
+    let loads = Loads::of(base, cpus)?;
     bench.in_turn(&loads.all(), repeat)?;
     findings(bench, &loads).into_iter().for_each(|finding| bench.find(finding));
     Ok(())

@@ -143,6 +143,27 @@ fn the_ceiling_runs_beside_the_server_under_the_same_load() {
     }
 }
 
+/// A generator with a CPU of its own must not take the others from the lines that ask for all of them.
+#[test]
+fn every_line_of_the_suite_has_its_own_runs_and_cpus() {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let value = bench(if cpus > 1 { "suite --cpus 1 --server-cpus 0" } else { "suite" });
+    let findings = value["findings"].as_array().expect("findings");
+    assert_eq!(findings.len(), 9);
+    for finding in findings.iter().filter(|_| cpus > 1) {
+        assert_eq!(finding["runs"].as_array().map(Vec::len), Some(1), "{finding}");
+    }
+    let mut used: Vec<usize> = Vec::new();
+    for point in value["points"].as_array().expect("points") {
+        used.push(point["server_cpus"].as_array().expect("a list").len());
+    }
+    assert_eq!(
+        used.iter().filter(|count| **count == cpus).count(),
+        if cpus > 1 { 2 } else { 11 },
+        "{used:?}"
+    );
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_with_status_1() {
     for (line, reason) in [("append --seconds 3", "--quick"), ("fanout", "--rate")] {

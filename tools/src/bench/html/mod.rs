@@ -10,10 +10,10 @@ use super::report::{Finding, Report};
 use svg::{Axis, COLOURS, Line, Scale, chart};
 
 const STYLE: &str = "
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 82rem; padding: 0 1rem; color: #1b1b1b; background: #fff }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 112rem; padding: 0 1rem; color: #1b1b1b; background: #fff }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right; vertical-align: top }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .5rem; text-align: right; vertical-align: top }
 th { font-weight: 600; background: #f5f5f5 } td { white-space: nowrap }
 th:first-child, td:first-child, .facts td { text-align: left } td:first-child, .facts td, .warning { white-space: normal }
 td:first-child { min-width: 16rem }
@@ -105,7 +105,7 @@ fn findings(out: &mut String, findings: &[Finding]) {
                 escape(&finding.work),
                 escape(&format!("{} {}", number(finding.median), finding.unit)),
                 runs.join("<br/>"),
-                escape(&finding.bar_text()),
+                escape(&finding.bar_text(number)),
                 verdict.to_owned(),
                 ceiling,
                 share,
