@@ -15,6 +15,7 @@ mod settings;
 mod sim;
 mod tail;
 mod verify;
+mod tune;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ Examples:
     Tail(tail::TailArgs),
     /// Judge a data directory: would a start succeed, and every read; changes nothing
     Verify(verify::VerifyArgs),
+    /// Measure this host and recommend settings for it
+    Tune(tune::TuneArgs),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::run(&args),
         Command::Tail(args) => report(tail::run(&args)),
         Command::Verify(args) => verify::run(&args),
+        Command::Tune(args) => report(tune::run(&args)),
     }
 }
 

@@ -10,7 +10,7 @@ mod answer;
 mod args;
 mod ceiling;
 pub(crate) mod config;
-mod drive;
+pub(crate) mod drive;
 pub(crate) mod fanout;
 mod fill;
 pub(crate) mod host;
@@ -21,13 +21,13 @@ pub(crate) mod modes;
 pub(crate) mod outcome;
 mod pick;
 pub(crate) mod point;
-mod probe;
+pub(crate) mod probe;
 pub(crate) mod raw;
 mod raw_log;
 mod report;
 pub(crate) mod server;
 mod suite;
-mod wire;
+pub(crate) mod wire;
 
 use std::process::Command;
 

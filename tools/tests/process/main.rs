@@ -25,3 +25,4 @@ mod server;
 mod start;
 mod stream;
 mod verify;
+mod tune;
