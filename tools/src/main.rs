@@ -14,8 +14,8 @@ mod serve;
 mod settings;
 mod sim;
 mod tail;
-mod verify;
 mod tune;
+mod verify;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

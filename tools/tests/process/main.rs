@@ -24,5 +24,5 @@ mod routers_load;
 mod server;
 mod start;
 mod stream;
-mod verify;
 mod tune;
+mod verify;
