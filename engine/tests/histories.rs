@@ -525,3 +525,25 @@ fn a_new_topic_refused_for_memory_takes_no_quota() {
     assert_eq!(refusal, EngineError::LogFull);
     assert_eq!((rig.quota.topics(), rig.quota.bytes()), before, "I-106");
 }
+
+#[test]
+fn a_first_checkpoint_names_no_segment_that_goes_with_it() {
+    // I-95: sealed, and dead before the checkpoint that would have named it; a full one takes nothing back.
+    let mut removed = 0;
+    for turns in 0..40 {
+        let mut world = world(3);
+        world.put("t", &TopicConfig { cap_records: 1, ..of(Class::Fsync) }).unwrap();
+        add(&mut world, "t", &[10]).unwrap();
+        world.rig.settle().unwrap();
+        world.rig.advance(1001);
+        (0..turns).for_each(|_| world.rig.step(true).unwrap());
+        add(&mut world, "t", &[10]).unwrap();
+        world.rig.settle().unwrap();
+        let files = world.rig.disk.files();
+        let count = |part: &str| files.iter().filter(|(path, _)| path.contains(part)).count();
+        removed += u64::from(count("/ckpt-") > 0 && count(".seg") == 0);
+        world.rig.crash(Crash::Kill);
+        world.rig.judge_whole();
+    }
+    assert!(removed > 0, "a segment went with its checkpoint at least once");
+}

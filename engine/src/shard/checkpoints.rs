@@ -32,14 +32,18 @@ impl Shard {
             }
         }
         self.describe_routers(full, &mut edits);
+        let mut removed = std::mem::take(&mut self.sealing.removable);
         for segment in std::mem::take(&mut self.sealing.added) {
             let SegmentMeta { id, file_bytes, runs } = segment;
+            // A full checkpoint takes nothing back: what was dead before it could be named is not.
+            if full && removed.contains(&id) {
+                continue;
+            }
             // Not always a new one: after a lost checkpoint all are described again.
             let shared = self.sealing.segments.get(&id).is_some_and(|info| info.shared);
             edits.push(Edit::AddSegment { id, file_bytes, shared });
             edits.extend(runs.into_iter().map(|run| Edit::AddRun(id, run)));
         }
-        let mut removed = std::mem::take(&mut self.sealing.removable);
         for id in &removed {
             self.cache.borrow_mut().remove_segment(*id);
             if !full {

@@ -114,9 +114,12 @@ impl LogOutcome {
         self.findings.last_mut().expect("just pushed")
     }
 
-    fn missing(&mut self, number: u64, what: String) {
-        let (verdict, number) = (LogVerdict::Damage, Some(number));
-        let at_risk = BTreeMap::new();
+    /// Something that should be there is not. Unless it is in a file that nobody here can read.
+    fn missing(&mut self, number: Option<u64>, what: String) {
+        if self.findings.iter().any(|finding| finding.verdict == LogVerdict::Version) {
+            return;
+        }
+        let (verdict, at_risk) = (LogVerdict::Damage, BTreeMap::new());
         self.findings.push(LogFinding { verdict, name: None, number, offset: None, what, at_risk });
     }
 }
@@ -327,7 +330,7 @@ impl Walk<'_> {
                 if missing >= needed {
                     let what =
                         format!("log file number {missing} is missing, number {} is there", header.number);
-                    self.outcome.missing(missing, what);
+                    self.outcome.missing(Some(missing), what);
                 }
                 self.resolve();
                 self.chain = None;
@@ -352,7 +355,7 @@ impl Walk<'_> {
             }
         } else if header.number > needed && self.outcome.files.iter().all(|file| file.number != Some(needed))
         {
-            self.outcome.missing(needed, format!("log file number {needed} is missing"));
+            self.outcome.missing(Some(needed), format!("log file number {needed} is missing"));
         }
         let known = header.first_block != UNKNOWN_BLOCK;
         let chain = self.chain.get_or_insert(Chain {
@@ -492,9 +495,7 @@ impl Walk<'_> {
                 head.described_block,
                 ends.map_or("any".to_owned(), |number| number.to_string())
             );
-            let (verdict, at_risk) = (LogVerdict::Damage, BTreeMap::new());
-            let (name, number, offset) = (None, None, None);
-            self.outcome.findings.push(LogFinding { verdict, name, number, offset, what, at_risk });
+            self.outcome.missing(None, what);
         }
     }
 }

@@ -47,8 +47,13 @@ impl Mount {
 
     /// A server with its data here; its log and port file are elsewhere.
     fn start(&self, home: &Dir) -> Server {
+        self.start_sealing(home, "200")
+    }
+
+    /// The same, with records sealed at that age.
+    fn start_sealing(&self, home: &Dir, age_ms: &str) -> Server {
         let data = self.data();
-        Server::start(home.path(), &[("RUNELOG_DATA_DIR", &data), ("RUNELOG_SEGMENT_MAX_AGE_MS", "200")])
+        Server::start(home.path(), &[("RUNELOG_DATA_DIR", &data), ("RUNELOG_SEGMENT_MAX_AGE_MS", age_ms)])
     }
 
     fn data(&self) -> String {
@@ -291,7 +296,8 @@ fn after_a_power_failure_fsync_is_complete_and_disk_a_prefix() {
 fn a_log_that_cannot_be_written_publishes_nothing_and_goes_on_reading() {
     let home = Dir::new("failed");
     let Some(mount) = Mount::new(&home, 96 * MIB) else { return };
-    let server = mount.start(&home);
+    // Nothing is sealed: such a file system does not even give back what is on it.
+    let server = mount.start_sealing(&home, "0");
     let mut client = server.client();
     let queue = "{\"type\":\"queue\",\"durability\":\"fsync\",\"lease_ms\":3600000}";
     client.call("PUT", &path("queue"), queue).expect("an answer").good();
@@ -398,7 +404,7 @@ fn files_that_nobody_may_change_refuse_the_start() {
             Ok(server) => {
                 assert_eq!(part, "shards", "{}", server.log());
                 let mut client = server.client();
-                assert_eq!(append(&mut client, "fsync", 900, &mut ledger), 500);
+                assert_eq!(append(&mut client, "fsync", 900, &mut ledger), 429);
                 assert_eq!(prefix(&mut client, "fsync", &ledger), ledger.len(), "reads go on");
                 assert!(server.log().contains("Operation not permitted"), "{}", server.log());
                 server.kill();

@@ -117,8 +117,8 @@ fn damage_is_found_before_a_start_meets_it() {
     file.write_all_at(&[byte[0] ^ 4], 4096 + 80).expect("written");
     let (status, text) = verify(&data);
     assert_eq!(status, 1, "{text}");
-    let found =
-        text.lines().find(|line| line.starts_with("START") && line.contains("wal-0000.log, offset 4096"));
+    let place = "wal-0000.log, offset 4096: block 1 does not hold";
+    let found = text.lines().find(|line| line.starts_with("START") && line.contains(place));
     let found = found.unwrap_or_else(|| panic!("{text}"));
     assert!(found.contains("at risk:") && found.contains("seqs"), "{found}");
     let refused = Server::refused(home.path(), &[("RUNELOG_SHARDS", "1")]);
