@@ -1,7 +1,7 @@
 //! The simulator in its short form. `RUNELOG_SEED` is the first seed, `RUNELOG_SEEDS` their number. A failure
-//! prints its shortest history; `runelog sim --replay FILE` runs one again.
+//! prints its shortest history; with RUNELOG_REPLAY=FILE, or by `runelog sim --replay FILE`, it runs again.
 
-use runelog_engine::sim::{Options, Report, run_seed, shrink};
+use runelog_engine::sim::{Options, Report, parse_history, run_ops, run_seed, shrink};
 
 /// A number from the environment.
 fn env(name: &str, default: u64) -> u64 {
@@ -13,6 +13,12 @@ fn env(name: &str, default: u64) -> u64 {
 fn random_histories_keep_every_rule() {
     let (first, seeds) = (env("RUNELOG_SEED", 1), env("RUNELOG_SEEDS", 40));
     let options = Options { operations: env("RUNELOG_OPS", 500) as usize, ..Options::default() };
+    if let Ok(path) = std::env::var("RUNELOG_REPLAY") {
+        let text = std::fs::read_to_string(path).expect("a file");
+        let (seed, options, ops) = parse_history(&text).expect("a history");
+        run_ops(seed, &options, &ops).unwrap_or_else(|failure| panic!("{failure}"));
+        return;
+    }
     let mut total = Report::default();
     for seed in first..first + seeds {
         match run_seed(seed, &options) {

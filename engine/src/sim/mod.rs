@@ -251,23 +251,21 @@ pub fn run_seed(seed: u64, options: &Options) -> Result<Report, Failure> {
 /// Runs a history on what a seed decides otherwise.
 pub fn run_ops(seed: u64, options: &Options, ops: &[Op]) -> Result<Report, Failure> {
     let at = Cell::new(0);
+    let mut notes = Vec::new();
     let outcome = catch(|| {
         let setup = Setup::of(seed, options);
         let mut world = World::new(rig_of(seed, &setup), setup);
         world.rig.open(world.setup.shards)?;
-        for (index, op) in ops.iter().enumerate() {
-            at.set(index);
-            world.apply(op)?;
-            if world.is_over {
-                return Ok(world.finish());
-            }
-        }
-        world.last_look()?;
-        Ok(world.finish())
+        let ended = world.run(ops, &at);
+        notes.append(&mut world.rig.notes);
+        ended.map(|()| world.finish())
     });
     let violation = match outcome {
         Ok(Ok(report)) => return Ok(report),
-        Ok(Err(Stop::Broken(violation))) => violation,
+        Ok(Err(Stop::Broken(violation))) if notes.is_empty() => violation,
+        Ok(Err(Stop::Broken(Violation { rule, message }))) => {
+            Violation { rule, message: format!("{message}\n  the last start said: {}", notes.join("; ")) }
+        }
         Ok(Err(stop)) => Violation { rule: "stop".to_owned(), message: format!("{stop:?}") },
         Err(message) => Violation { rule: "panic".to_owned(), message },
     };
@@ -295,8 +293,15 @@ fn rig_of(seed: u64, setup: &Setup) -> Rig {
 }
 
 impl World {
-    /// The end of a history: a look, a crash, a look.
-    fn last_look(&mut self) -> Result<(), Stop> {
+    /// Does all of a history, and ends it with a look, a crash, a look.
+    fn run(&mut self, ops: &[Op], at: &Cell<usize>) -> Result<(), Stop> {
+        for (index, op) in ops.iter().enumerate() {
+            at.set(index);
+            self.apply(op)?;
+            if self.is_over {
+                return Ok(());
+            }
+        }
         self.apply(&Op::Check {})?;
         self.apply(&Op::PowerLoss { shards: 0, cuts: 0 })?;
         self.rig.disk.lift_faults();

@@ -107,6 +107,8 @@ pub(super) struct Rig {
     pub(super) shards: Vec<Shard>,
     /// The wall clock.
     pub(super) now: i64,
+    /// What the last start had to say.
+    pub(super) notes: Vec<String>,
     /// Segments and checkpoints of runs that are over.
     pub(super) past: [u64; 2],
     now_us: u64,
@@ -127,6 +129,7 @@ impl Rig {
             quota: Arc::new(Quota::new(0, 0)),
             shards: Vec::new(),
             now: 1_000_000,
+            notes: Vec::new(),
             past: [0; 2],
             now_us: 0,
             rng: Rng::new(seed ^ 0x0f0f),
@@ -140,9 +143,10 @@ impl Rig {
     pub(super) fn open(&mut self, count: u16) -> Outcome<()> {
         let io = Io::default();
         let opening = open_layout(&io, self.fresh, count);
-        let (layout, _) = self.disk.block_on(&io, opening).ok_or(Stop::Cut)?.map_err(Stop::Recover)?;
+        let (layout, report) = self.disk.block_on(&io, opening).ok_or(Stop::Cut)?.map_err(Stop::Recover)?;
         let quota = Arc::new(Quota::new(0, self.quota_bytes));
         let mut shards: Vec<Shard> = Vec::new();
+        self.notes = report.notes;
         for shard in 0..layout.shards {
             let io = Io::default();
             let Layout { directory, file_bytes, generation, shards: count } = layout;
@@ -156,7 +160,9 @@ impl Rig {
             let settings = ShardSettings { file_bytes, ..shared };
             let recovering = recover(&io, settings, quota.clone(), self.now, |_| ());
             let recovered = self.disk.block_on(&io, recovering);
-            shards.push(recovered.ok_or(Stop::Cut)?.map_err(Stop::Recover)?.0);
+            let (shard, report) = recovered.ok_or(Stop::Cut)?.map_err(Stop::Recover)?;
+            self.notes.extend(report.notes);
+            shards.push(shard);
         }
         let used: BTreeSet<SegmentId> = shards.iter().flat_map(Shard::segments_in_use).collect();
         let io = Io::default();
