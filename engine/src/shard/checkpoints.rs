@@ -269,11 +269,17 @@ impl Shard {
         let (io, dir) = (self.io.clone(), self.settings.dir());
         self.sealing.highest += 1;
         let number = self.sealing.highest;
+        let newest = self.sealing.checkpoint;
         let mut head = self.checkpoint_head(now);
         self.jobs.add(async move {
             let result = async {
                 let loaded = checkpoint::load(&io, &dir).await.map_err(|error| error.to_string())?;
                 let loaded = loaded.ok_or_else(|| "the chain is gone".to_owned())?;
+                // An older one would do for a start, which has the log for the rest. Here the next delta would
+                // rest on it, and what the unreadable one said would be said by nobody.
+                if loaded.head.number != newest {
+                    return Err(format!("its newest part cannot be read: {:?}", loaded.skipped));
+                }
                 head = CheckpointHead { number, base: None, ..loaded.head };
                 let edits = loaded
                     .into_edits(|topic, key| is_within(key.ts, now, topic.config.idempotency_window_ms));

@@ -262,6 +262,8 @@ impl Rig {
                 if !shard.has_work() && self.disk.in_flight() == 0 {
                     return Ok(());
                 }
+            } else if !shard.has_work() && self.disk.in_flight() == 0 {
+                self.now += 50; // a log file that could not be made is tried again after a while
             }
         }
         panic!("the shard does not come to rest");
