@@ -32,22 +32,21 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-fn is_right(settings: &Settings, history: &History) -> bool {
+/// Whether no order explains a history.
+fn is_wrong(settings: &Settings, history: &History) -> bool {
     let mut history = history.clone();
     note_beside(&mut history);
-    matches!(check(settings, &history), Verdict::Right { .. })
+    matches!(check(settings, &history), Verdict::Wrong { .. })
 }
 
 /// Checks a history; one that is wrong is written beside the server's data. Returns the most explanations
-/// that it had at once.
-fn judge(home: &Dir, name: &str, settings: &Settings, history: &History) -> usize {
+/// that it had at once, none if they were too many to go on.
+fn judge(home: &Dir, name: &str, settings: &Settings, history: &History) -> Option<usize> {
     let mut history = history.clone();
     note_beside(&mut history);
     match check(settings, &history) {
-        Verdict::Right { widest } => widest,
-        Verdict::TooWide => {
-            panic!("{name}, {settings:?}: too wide to be checked\n{}", history::text(&history))
-        }
+        Verdict::Right { widest } => Some(widest),
+        Verdict::TooWide => None,
         Verdict::Wrong { at } => {
             let file = home.join(&format!("history-{name}.txt"));
             fs::write(&file, format!("{settings:?}\n{}", history::text(&history))).expect("a file");
@@ -72,6 +71,8 @@ struct Sum {
     refused: u64,
     longest: usize,
     widest: usize,
+    /// Histories of which nobody knows: several operations that never had an answer allow too much.
+    too_wide: usize,
 }
 
 impl Sum {
@@ -84,7 +85,10 @@ impl Sum {
             self.ops += history.len();
             self.unanswered += history.iter().filter(|span| span.op.answer.is_none()).count();
             self.longest = self.longest.max(history.len());
-            self.widest = self.widest.max(judge(home, name, settings, history));
+            match judge(home, name, settings, history) {
+                Some(widest) => self.widest = self.widest.max(widest),
+                None => self.too_wide += 1,
+            }
         }
     }
 }
@@ -106,5 +110,6 @@ fn every_history_is_that_of_one_operation_after_another() {
         sum.add(&home, &recorded);
     }
     println!("{sum:?} in {:?}", began.elapsed());
+    assert!(50 * sum.too_wide <= sum.histories + 50, "too much is left open: {sum:?}");
     assert!(sum.histories as u64 >= rounds && sum.ops > 10 * sum.histories, "too little happened: {sum:?}");
 }

@@ -13,8 +13,8 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
-/// More configurations than this are no longer a check that ends.
-const CONFIGURATIONS_MAX: usize = 400_000;
+/// More configurations than this are no longer a check that ends soon.
+const CONFIGURATIONS_MAX: usize = 30_000;
 /// The same while a history is reduced: a step that makes it too wide is not taken.
 const REDUCING_MAX: usize = 5_000;
 

@@ -129,6 +129,8 @@ pub(crate) struct Beside {
     removals: Vec<Ask>,
     /// Nothing but reads was under way, so that counters of a queue can be held against it.
     pub(crate) only_reads: bool,
+    /// A nack or an extend that never had an answer: it is in force at once, and the kill may take it back.
+    pub(crate) half_settled: bool,
     /// The highest head that somebody was shown before.
     pub(crate) head_before: u64,
 }
@@ -160,6 +162,8 @@ pub(crate) fn note_beside(history: &mut History) {
                     beside.head_before = beside.head_before.max(head);
                 } else if other.began <= span.ended {
                     beside.only_reads &= matches!(other.op.ask, Ask::Read { .. } | Ask::State);
+                    beside.half_settled |=
+                        !other.certain && matches!(other.op.ask, Ask::Nack { .. } | Ask::Extend { .. });
                     if matches!(other.op.ask, Ask::Ack { .. } | Ask::Delete { .. }) {
                         beside.removals.push(other.op.ask.clone());
                     }

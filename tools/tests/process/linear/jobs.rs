@@ -3,7 +3,7 @@
 //! The end of a lease is known when its claim was answered; otherwise, and for delays, it lies between two
 //! times. What is not known is not held against anybody: a job then may be ready and may be not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::{Answer, Ask, Counts, Job, Named, Node, Op, Record, Token};
 
@@ -103,23 +103,32 @@ impl Jobs {
         self.0.get(&seq).map_or(Whether::Yes, |known| known.is_ready(now))
     }
 
-    /// After a kill. Without durable leases all are over, and deliveries begin again (I-84); with them, of a
-    /// claim that had no answer both is right.
+    /// After a kill. Without durable leases all are over, and deliveries begin again (I-84); with them, of each
+    /// claim that had no answer both is right: it is in force at once, and answered when it is in the log.
     pub(crate) fn crashed(&self, durable: bool) -> Vec<Jobs> {
         if !durable {
             return vec![Jobs::default()];
         }
+        let unanswered = |known: &Known| match known.is {
+            Is::Leased { node, token: None, until } => Some((node, until)),
+            _ => None,
+        };
+        let claims: BTreeSet<_> = self.0.values().filter_map(unanswered).collect();
         let mut outcomes = vec![self.clone()];
-        let mut less = self.clone();
-        less.0.retain(|_, known| {
-            if matches!(known.is, Is::Leased { token: None, .. }) {
-                (known.is, known.deliveries) = (Is::Ready, known.deliveries - 1);
+        for claim in claims {
+            for index in 0..outcomes.len() {
+                let mut less = outcomes[index].clone();
+                less.0.retain(|_, known| {
+                    if unanswered(known) == Some(claim) {
+                        (known.is, known.deliveries) = (Is::Ready, known.deliveries - 1);
+                    }
+                    known.deliveries > 0
+                });
+                outcomes.push(less);
             }
-            known.deliveries > 0
-        });
-        outcomes.push(less);
+        }
         // A lease on a deleted job may be forgotten with it: nothing is left to be handed out.
-        for index in 0..2 {
+        for index in 0..outcomes.len() {
             let mut less = outcomes[index].clone();
             less.0.retain(|_, known| !known.deleted);
             outcomes.push(less);
@@ -161,7 +170,7 @@ impl Jobs {
 
     /// The same at some moment of the operation.
     pub(crate) fn may_count(&self, op: &Op, live: &BTreeMap<u64, Record>, counts: Counts) -> bool {
-        self.moments(op).into_iter().any(|now| self.counts_fit(live, now, counts))
+        op.beside.half_settled || self.moments(op).into_iter().any(|now| self.counts_fit(live, now, counts))
     }
 
     /// After a claim, ack, nack or extend: what can be, and which jobs are gone in each.
@@ -181,12 +190,14 @@ impl Jobs {
             Some(now) => vec![now],
         };
         let mut outcomes = Vec::new();
-        for now in moments {
+        for (index, now) in moments.iter().copied().enumerate() {
+            // Nothing ends before the next of them.
+            let until = moments.get(index + 1).map_or(op.clock_ms.1, |next| next - 1);
             let found = match (&op.ask, &op.answer) {
                 (Ask::Claim { .. }, Some(Answer::Claimed { jobs, deadline, ready })) => {
                     self.claimed(op, live, (now, *deadline), jobs, *ready).into_iter().collect()
                 }
-                (Ask::Claim { .. }, _) => self.claimed_unseen(op, live, now),
+                (Ask::Claim { .. }, _) => self.claimed_unseen(op, live, (now, until)),
                 _ => self.settled(op, live, now),
             };
             for outcome in found {
@@ -254,17 +265,23 @@ impl Jobs {
         (certain..=order.len() as u64).contains(&ready)
     }
 
-    /// A claim whose answer nobody saw: the first that are ready, with or without each that may be.
-    fn claimed_unseen(&self, op: &Op, live: &BTreeMap<u64, Record>, now: i64) -> Vec<(Jobs, Vec<u64>)> {
+    /// A claim whose answer nobody saw, made between two moments: the first that are ready, with or without each
+    /// that may be.
+    fn claimed_unseen(
+        &self,
+        op: &Op,
+        live: &BTreeMap<u64, Record>,
+        (now, latest): Between,
+    ) -> Vec<(Jobs, Vec<u64>)> {
         let Ask::Claim { node, max, lease_ms } = op.ask else { return Vec::new() };
-        let until = (op.clock_ms.0 - TURN_MS + lease_ms as i64, op.clock_ms.1 + lease_ms as i64);
+        let until = (now + lease_ms as i64, latest + lease_ms as i64);
         let mut outcomes = vec![(0, self.clone())];
         for (seq, whether) in self.in_order(live, now) {
             for index in 0..outcomes.len() {
                 if outcomes[index].0 == max {
                     continue;
                 }
-                if whether == Whether::Maybe {
+                if whether == Whether::Maybe || op.beside.takes(seq, live.get(&seq)) {
                     outcomes.push(outcomes[index].clone());
                 }
                 outcomes[index].0 += 1;

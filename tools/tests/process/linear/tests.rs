@@ -2,7 +2,7 @@
 
 use super::checker::Span;
 use super::history::{Answer, Ask, Beside, Counts, Job, Op, Record};
-use super::is_right;
+use super::is_wrong;
 use super::model::{Cap, Settings};
 
 const LOG: Settings = Settings { class: "disk", queue: false, leases_durable: false, cap: Cap::None };
@@ -451,6 +451,52 @@ fn the_model_allows_what_the_contract_allows_and_nothing_else() {
             false,
         ),
         (
+            "I-85 of two claims without an answer one is in the log",
+            DURABLE,
+            vec![
+                append((1, 2), 10, None, 1),
+                append((3, 4), 11, None, 2),
+                op((5, 19), Ask::Claim { node: 1, max: 1, lease_ms: 60_000 }, None),
+                op((10, 19), Ask::Claim { node: 2, max: 1, lease_ms: 60_000 }, None),
+                op(
+                    (12, 13),
+                    Ask::State,
+                    Some(Answer::State {
+                        head: 2,
+                        earliest: 1,
+                        count: 2,
+                        queue: Some(Counts { ready: 0, in_flight: 2 }),
+                    }),
+                ),
+                kill((20, 21), 2),
+                claim((22, 23), 1, (2, 11), 3, 1, 0),
+            ],
+            true,
+        ),
+        (
+            "I-40 a claim without an answer passes what a delete beside takes",
+            DURABLE,
+            vec![
+                append((1, 2), 10, None, 1),
+                append((3, 4), 11, None, 2),
+                op((5, 19), Ask::Delete { before: Some(2), tag: None }, None),
+                op((6, 19), Ask::Claim { node: 1, max: 1, lease_ms: 60_000 }, None),
+                op(
+                    (7, 8),
+                    Ask::State,
+                    Some(Answer::State {
+                        head: 2,
+                        earliest: 1,
+                        count: 2,
+                        queue: Some(Counts { ready: 1, in_flight: 1 }),
+                    }),
+                ),
+                kill((20, 21), 2),
+                nothing((22, 23), 0),
+            ],
+            true,
+        ),
+        (
             "Q-80 a lease that nobody counts",
             QUEUE,
             vec![
@@ -471,6 +517,6 @@ fn the_model_allows_what_the_contract_allows_and_nothing_else() {
         ),
     ];
     for (name, settings, history, right) in table {
-        assert_eq!(is_right(&settings, &history), right, "{name}");
+        assert_eq!(is_wrong(&settings, &history), !right, "{name}");
     }
 }
