@@ -210,7 +210,8 @@ impl Rig {
             }
             Ok::<(), runelog_engine::error::DiskError>(())
         };
-        self.disk.block_on(&io, making).ok_or(Stop::Cut)?.expect("directories");
+        let made = self.disk.block_on(&io, making).ok_or(Stop::Cut)?;
+        made.map_err(|error| Stop::Refused(EngineError::Halted(error)))?;
         self.quota = Arc::new(Quota::new(self.quota_topics, self.quota_bytes));
         let recovering = recover(&io, self.settings.clone(), self.quota.clone(), self.now, |_| ());
         let (shard, report) = self.disk.block_on(&io, recovering).ok_or(Stop::Cut)?.map_err(Stop::Recover)?;
