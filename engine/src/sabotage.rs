@@ -6,9 +6,20 @@
 //! integration tests, would run code with switches in it. In every other build [`is`] is a constant `false`
 //! and the lines vanish.
 
-/// One deliberate bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bug {
+macro_rules! bugs {
+    ($($(#[$what:meta])* $name:ident,)*) => {
+        /// One deliberate bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Bug {
+            $($(#[$what])* $name,)*
+        }
+
+        #[cfg(test)]
+        const ALL: &[Bug] = &[$(Bug::$name,)*];
+    };
+}
+
+bugs! {
     /// Acknowledges before the sync: no block waits for one (`wal/log.rs`).
     AckBeforeSync,
     /// Shows what is not committed yet (`shard/mod.rs`).
@@ -21,12 +32,8 @@ pub(crate) enum Bug {
     SegmentNamesUnsynced,
     /// Does not sync the shard's directory after a checkpoint got its name (`checkpoint/write.rs`).
     CheckpointNameUnsynced,
-    /// Uses a log file again as soon as it is sealed, before the checkpoint says so (`shard/seal.rs`).
-    RecycleBeforeCheckpoint,
-    /// Uses log files again that only the newest checkpoint does without (`shard/checkpoints.rs`).
-    ForgetPreviousCheckpoint,
-    /// Removes a segment before the checkpoint without it is written (`shard/checkpoints.rs`).
-    RemoveSegmentEarly,
+    /// Uses log files again that the checkpoint does not replace (`shard/checkpoints.rs`).
+    RecycleTooEarly,
     /// A checkpoint does not say what was deleted (`shard/checkpoints.rs`).
     ForgetDeletes,
     /// A checkpoint does not name idempotency keys (`shard/checkpoints.rs`).
@@ -51,8 +58,6 @@ pub(crate) enum Bug {
     TornTailInside,
     /// Recovery does not sync what the killed process left unsynced (`shard/recover.rs`).
     RecoveredUnsynced,
-    /// Serves a sealed block without looking at its checksum (`segment/read.rs`).
-    TrustSegment,
     /// The cache takes blocks at the same offset of two segments for one (`index.rs`).
     StaleCache,
     /// Settings are acknowledged without a sync (`shard/topics.rs`).
@@ -61,7 +66,7 @@ pub(crate) enum Bug {
     ExpiryUnlogged,
     /// What a cap pushes out leaves no mark in the log (`shard/append.rs`).
     EvictionUnlogged,
-    /// A refused write does not give the quota back (`shard/append.rs`).
+    /// A topic that is dropped does not give its quota back (`shard/topics.rs`).
     KeepQuota,
     /// A delete of records is not logged (`shard/delete.rs`).
     DeleteUnlogged,

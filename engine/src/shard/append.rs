@@ -97,9 +97,7 @@ impl Shard {
             .and_then(|()| self.check_heap(&config))
             .and_then(|()| self.take_bytes(bytes));
         if let Err(no) = fits {
-            if !sabotage::is(Bug::KeepQuota) {
-                self.quota.give_topic();
-            }
+            self.quota.give_topic();
             return Err(no);
         }
         let ephemeral = config.class == Class::Ephemeral;

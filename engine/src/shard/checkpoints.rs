@@ -6,6 +6,7 @@ use super::{Shard, TopicRef};
 use crate::checkpoint::{self, CheckpointHead, Edit, TopicState};
 use crate::disk::Op;
 use crate::ids::{Lsn, Millis, SegmentId};
+use crate::limits::CHUNK_BYTES;
 use crate::queue::StoredJob;
 use crate::sabotage::{self, Bug};
 use crate::segment::{self, SegmentMeta};
@@ -52,9 +53,6 @@ impl Shard {
         }
         // Files that other shards may need are left to the next start, which sees what all need.
         removed.retain(|id| self.sealing.segments.remove(id).is_some_and(|info| !info.shared));
-        if sabotage::is(Bug::RemoveSegmentEarly) {
-            self.remove_files(removed.clone());
-        }
         let described = self.log.committed();
         for (topic, key_hash, outcome) in std::mem::take(&mut self.sealing.new_keys) {
             if outcome.block > described {
@@ -195,9 +193,6 @@ impl Shard {
             sealing.previous_log_start = sealing.log_start;
             sealing.log_start = head.log_start;
         }
-        if sabotage::is(Bug::ForgetPreviousCheckpoint) {
-            sealing.previous_log_start = head.log_start;
-        }
         match head.base {
             None => (sealing.full_bytes, sealing.delta_bytes, sealing.chain_len) = (bytes, 0, 1),
             Some(_) => {
@@ -296,6 +291,10 @@ impl Shard {
     pub(super) fn recycle_files(&mut self) {
         let keep = self.settings.wal_keep_bytes;
         let limit = self.sealing.previous_log_start.min(self.sealing.log_start).0.saturating_sub(keep);
+        let limit = match sabotage::is(Bug::RecycleTooEarly) {
+            true => self.log.committed_chunks_end() * CHUNK_BYTES as u64,
+            false => limit,
+        };
         let file_bytes = self.settings.file_bytes;
         let sealing = &mut self.sealing;
         sealing.old_files.retain(|(number, slot)| {

@@ -20,7 +20,6 @@ use crate::error::DiskError;
 use crate::ids::{Lsn, Millis, SegmentId, TopicId};
 use crate::index::TagRun;
 use crate::limits::CHUNK_BYTES;
-use crate::sabotage::{self, Bug};
 use crate::segment::{self, CachedBlock, SegmentError, SegmentMeta};
 use crate::topic::Remembered;
 use crate::wal::files;
@@ -425,10 +424,6 @@ impl Shard {
                 match result {
                     Ok(segments) => {
                         self.install(upto, &topics, segments);
-                        if sabotage::is(Bug::RecycleBeforeCheckpoint) {
-                            (self.sealing.log_start, self.sealing.previous_log_start) = (upto, upto);
-                            self.recycle_files();
-                        }
                         self.snapshot(now, false);
                     }
                     Err(error) => {

@@ -239,7 +239,9 @@ impl Shard {
         let block = self.log.entry_block();
         let topic = self.forget(slot);
         self.quota.give_topic();
-        self.quota.give_bytes(topic.ordered.bytes);
+        if !sabotage::is(Bug::KeepQuota) {
+            self.quota.give_bytes(topic.ordered.bytes);
+        }
         self.dropping.insert(topic.name.clone(), block);
         self.control_block = block;
         Ok((true, Wait(block)))

@@ -5,6 +5,7 @@ use super::model::{Observed, Topic, ranges};
 use super::rig::{Outcome, broken};
 use super::world::{Step, Strength, World};
 use super::{Stop, Violation};
+use crate::checkpoint;
 use crate::config::Class;
 use crate::disk::sim::Crash;
 use crate::ids::RouterId;
@@ -414,16 +415,28 @@ impl World {
         self.is_over = true;
         let files: Vec<(String, u64)> =
             self.rig.disk.files().into_iter().filter(|(_, bytes)| *bytes > 0).collect();
-        let (path, bytes) = &files[file as usize % files.len()];
-        // Most of a log file is empty: mostly the front is hit.
-        let within = if byte.is_multiple_of(4) { *bytes } else { (*bytes).min(64 << 10) };
-        self.rig.disk.flip_bit(path, byte % within, (bit % 8) as u8);
+        // Each kind of file as often as another, and in it what was written: most of a log file never was.
+        let kinds = ["/wal-", "segments/", "/ckpt-", ""].map(|part| {
+            let of_kind = files.iter().map(|(path, _)| path).filter(move |path| path.contains(part));
+            of_kind.collect::<Vec<_>>()
+        });
+        let kinds: Vec<_> = kinds.iter().filter(|kind| !kind.is_empty()).collect();
+        let kind = kinds[file as usize % kinds.len()];
+        let path = kind[file as usize / kinds.len() % kind.len()];
+        let stored = self.rig.disk.contents(path).unwrap_or(&[]);
+        let written = stored.iter().rposition(|byte| *byte != 0).map_or(stored.len(), |at| at + 1);
+        let byte = byte % written as u64;
+        let is_passed_over = is_newest_checkpoint(path, &files);
+        self.rig.disk.flip_bit(path, byte, (bit % 8) as u8);
         self.report.flips += 1;
         let shards = self.shards(0);
         match self.rig.open(shards) {
             Err(Stop::Recover(error)) => {
                 let text = error.to_string();
                 self.report.flips_refused += 1;
+                if is_passed_over {
+                    return Err(broken("I-95", format!("{path} is not passed over: {text}")));
+                }
                 let named = text.contains('/') || text.contains("layout");
                 return if named {
                     Ok(())
@@ -440,9 +453,24 @@ impl World {
                 Ok(())
             }
             Err(Stop::Broken(Violation { rule, message })) => {
-                Err(broken(&rule, format!("after a flip of byte {} of {path}: {message}", byte % within)))
+                Err(broken(&rule, format!("after a flip of byte {byte} of {path}: {message}")))
             }
             other => other,
         }
     }
+}
+
+/// Whether a start can do without the file: it is the newest checkpoint of its shard, and was not the first.
+fn is_newest_checkpoint(path: &str, files: &[(String, u64)]) -> bool {
+    let number_of = |path: &str| {
+        let (dir, name) = path.rsplit_once('/')?;
+        match checkpoint::parse_name(name) {
+            checkpoint::Name::Checkpoint(number) => Some((dir.to_owned(), number)),
+            _ => None,
+        }
+    };
+    let Some((dir, number)) = number_of(path) else { return false };
+    let newer =
+        |(other, _): &(String, u64)| number_of(other).is_some_and(|(its, n)| its == dir && n > number);
+    number > 1 && !files.iter().any(newer)
 }

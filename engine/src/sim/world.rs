@@ -115,6 +115,8 @@ impl World {
                 self.report.refusals += 1;
                 Ok(())
             }
+            // Nothing was damaged: what cannot be read was acknowledged, and is lost.
+            Err(Stop::Refused(EngineError::Unreadable(why))) => Err(broken("I-51", format!("lost: {why}"))),
             Err(Stop::Refused(error)) => Err(broken("I-36", format!("refused without a cause: {error:?}"))),
             other => other,
         }
