@@ -499,7 +499,8 @@ async fn look_ahead(
         let disk = |error| RecoverError::Disk { path: path.clone(), error };
         let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
         let mut at = if *number == file_number { offset } else { BLOCK_BYTES as u64 };
-        let mut buf = AlignedBuf::zeroed(2 * CHUNK_BYTES);
+        // No block reaches beyond its file.
+        let mut buf = AlignedBuf::zeroed((2 * CHUNK_BYTES).min(file_bytes as usize));
         while at < file_bytes {
             let (filled_buf, filled) = io.read(file, at, buf).await.map_err(disk)?;
             buf = filled_buf;

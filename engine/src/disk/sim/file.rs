@@ -2,12 +2,16 @@
 //! The unit is the sector. A sector that was written and not synced keeps its earlier versions; the
 //! medium holds one of them, or the current one, and a power loss shows which.
 
+use crate::limits::CHUNK_BYTES;
 use crate::rng::Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a disk writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
+/// A file that grows beyond this is taken for a log file, which is filled with zeros in small pieces up to some
+/// multiple of a chunk: memory for a whole chunk at once saves moving it for every piece.
+const GROWTH_BYTES: usize = CHUNK_BYTES / 4;
 /// A version that only a later write of the same sector can make obsolete, no sync.
 const UNSYNCABLE: u64 = u64::MAX;
 
@@ -39,7 +43,10 @@ impl SimFile {
     pub(super) fn write(&mut self, now: u64, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
         for at in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
-            self.keep_version(now, at);
+            let (from, to) = (offset.max(at * SECTOR_BYTES), end.min((at + 1) * SECTOR_BYTES));
+            if !self.reads_as(from, &bytes[from - offset..to - offset]) || self.earlier.contains_key(&at) {
+                self.keep_version(now, at);
+            }
         }
         self.grow(end);
         Arc::make_mut(&mut self.data)[offset..end].copy_from_slice(bytes);
@@ -56,7 +63,11 @@ impl SimFile {
     /// Reserves space that reads as zero.
     pub(super) fn grow(&mut self, len: usize) {
         let len = self.data.len().max(len);
-        Arc::make_mut(&mut self.data).resize(len, 0);
+        let data = Arc::make_mut(&mut self.data);
+        if len > GROWTH_BYTES {
+            data.reserve_exact(len.next_multiple_of(CHUNK_BYTES) - data.len());
+        }
+        data.resize(len, 0);
     }
 
     /// Empties the file; a power loss may bring contents and length back.
@@ -137,6 +148,15 @@ impl SimFile {
         Arc::make_mut(&mut self.data).truncate(len);
         self.durable_len = self.data.len();
         self.earlier.retain(|&at, _| at * SECTOR_BYTES < len);
+    }
+
+    /// Whether `offset..` holds these bytes, or would once the file reaches so far: a write of them changes
+    /// nothing that a power loss could take back, but for the length.
+    fn reads_as(&self, offset: usize, bytes: &[u8]) -> bool {
+        let start = self.data.len().min(offset);
+        let end = self.data.len().min(offset + bytes.len());
+        let (stored, beyond) = bytes.split_at(end - start);
+        self.data[start..end] == *stored && beyond.iter().all(|&byte| byte == 0)
     }
 
     fn keep_version(&mut self, now: u64, at: usize) {

@@ -82,6 +82,9 @@ impl Rig {
                 self.turn(false);
                 return;
             }
+            if self.disk.in_flight() == 0 {
+                self.now += 1; // log files are filled at a pace
+            }
         }
         panic!("it does not come to rest");
     }
