@@ -75,7 +75,8 @@ impl Shard {
             clean,
             ..self.checkpoint_head(now)
         };
-        self.sealing.waiting = Some(Waiting { head, edits, removed });
+        let through = described.max(self.control_block).max(self.routers_wait().0);
+        self.sealing.waiting = Some(Waiting { head, edits, removed, through });
     }
 
     fn checkpoint_head(&self, now: Millis) -> CheckpointHead {
@@ -150,8 +151,7 @@ impl Shard {
 
     pub(super) fn checkpoint_when_durable(&mut self, now_us: u64) {
         let waiting = self.sealing.waiting.as_ref().expect("asked only then");
-        let described = waiting.head.described_block;
-        if !self.log.is_durable(described) {
+        if !self.log.is_durable(waiting.through) {
             if self.log.failed().is_some() {
                 self.sealing.waiting = None; // no checkpoint over a log that failed
                 return;
@@ -159,7 +159,7 @@ impl Shard {
             self.log.sync_soon(now_us);
             return;
         }
-        let Waiting { head, edits, removed } = self.sealing.waiting.take().expect("just seen");
+        let Waiting { head, edits, removed, .. } = self.sealing.waiting.take().expect("just seen");
         self.sealing.checkpointing = true;
         let (io, dir) = (self.io.clone(), self.settings.dir());
         self.jobs.add(async move {

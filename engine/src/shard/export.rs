@@ -46,6 +46,13 @@ impl Shard {
             Err(CheckpointError::NoneValid { .. }) => None, // recovery saw that the log alone is enough
             Err(CheckpointError::Disk { path, error }) => return Err(RecoverError::Disk { path, error }),
         };
+        let number = loaded.as_ref().and_then(|loaded| loaded.chain.last().copied()).unwrap_or(0);
+        if number != self.sealing.checkpoint {
+            // A read that failed once has kept recovery from it: this shard is of another state.
+            return Err(RecoverError::Damage(format!(
+                "{dir}: checkpoint {number} could not be read a moment ago, and can be now: start again"
+            )));
+        }
         exported.at_ms = loaded.as_ref().map_or(0, |loaded| loaded.head.at_ms);
         for (segment, run) in loaded.into_iter().flat_map(|loaded| loaded.runs) {
             let Some(slot) = self.by_id.get(&run.topic) else { continue };

@@ -386,6 +386,7 @@ async fn scan(
                 next.header.epoch > header.epoch && next.header.first_block == tail.next_block
             });
             if !cut_before {
+                judge_damaged(io, settings, survey, number + 1, &tail).await?;
                 let torn = look_ahead(io, settings, survey, number, place, &tail, start, replay).await;
                 report.notes.extend(torn?);
                 if !sabotage::is(Bug::RecoveredUnsynced) {
@@ -453,7 +454,18 @@ async fn judge_missing(
     if let Some((later, _)) = survey.files.range(number + 1..).next() {
         return refuse(format!("file number {later} of the same log is there"));
     }
-    // A header torn while the file was being prepared is harmless, unless blocks follow it.
+    judge_damaged(io, settings, survey, number, tail).await
+}
+
+/// The log ends before file `number`. A header torn while a file was being prepared is harmless, unless blocks
+/// follow it that belong there.
+async fn judge_damaged(
+    io: &Io,
+    settings: &ShardSettings,
+    survey: &Survey,
+    number: u64,
+    tail: &Tail,
+) -> Result<(), RecoverError> {
     for (slot, text, _) in &survey.damaged {
         let path = files::path(&settings.dir(), *slot);
         let disk = |error| RecoverError::Disk { path: path.clone(), error };
@@ -465,7 +477,10 @@ async fn judge_missing(
             && block.number >= tail.next_block
             && block.lsn / settings.file_bytes >= number
         {
-            return refuse(format!("{text}, and valid blocks follow it"));
+            return Err(RecoverError::Damage(format!(
+                "{text}, and valid blocks follow it, from block {} on",
+                block.number
+            )));
         }
     }
     Ok(())
@@ -492,11 +507,27 @@ async fn look_ahead(
     let mut at_risk: BTreeMap<TopicId, (u64, u64)> = BTreeMap::new();
     let mut anything = false;
     for (number, found) in survey.files.range(file_number..) {
-        if found.header.epoch != epoch {
+        let FileHeader { first_block, .. } = found.header;
+        if found.header.epoch < epoch {
             continue;
         }
         let path = files::path(&settings.dir(), found.slot);
         let disk = |error| RecoverError::Disk { path: path.clone(), error };
+        if found.header.epoch > epoch {
+            // A later run began behind what the one before had left, and saw to it that this was durable.
+            durable |= first_block != UNKNOWN_BLOCK && first_block > tail.next_block;
+            let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
+            let read = io.read(file, BLOCK_BYTES as u64, AlignedBuf::zeroed(BLOCK_BYTES)).await;
+            io.close(file).await;
+            let (buf, filled) = read.map_err(disk)?;
+            if let Ok((block, _)) = BlockHeader::decode(&buf[..filled])
+                && block.epoch == found.header.epoch
+                && block.number > tail.next_block
+            {
+                (later, durable) = (later + 1, true);
+            }
+            continue;
+        }
         let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
         let mut at = if *number == file_number { offset } else { BLOCK_BYTES as u64 };
         // No block reaches beyond its file.

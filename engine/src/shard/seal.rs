@@ -100,6 +100,9 @@ pub(super) struct Waiting {
     pub(super) head: CheckpointHead,
     pub(super) edits: Vec<Edit>,
     pub(super) removed: Vec<SegmentId>,
+    /// Block that must be durable before it is written. Control operations are described as ordered: were one
+    /// lost, the checkpoint would put in force what was refused (I-50).
+    pub(super) through: u64,
 }
 
 /// State of the work behind the appends.

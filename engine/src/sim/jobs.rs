@@ -3,9 +3,11 @@
 //! waits.
 
 use super::model::{Is, Job};
-use super::rig::{Ask, Outcome, Rec, broken, seen_of};
+use super::Stop;
+use super::rig::{Ask, GAVE_UP, Outcome, Rec, broken, seen_of};
 use super::world::{Strength, World, strength};
 use crate::config::TopicType;
+use crate::error::EngineError;
 use crate::queue::LeaseToken;
 use crate::shard::{Claimer, Named, QueueCounts, Settled};
 
@@ -154,12 +156,12 @@ impl World {
             let there = self.rig.home(&letters);
             let copied = match self.append(&letters, &[rec], ask) {
                 Ok(Some(answer)) => self.rig.wait(there, answer.wait.0),
-                Ok(None) => Err(super::Stop::Refused(crate::error::EngineError::LogFull)),
+                Ok(None) => Err(Stop::Refused(EngineError::LogFull)),
                 Err(stop) => Err(stop),
             };
             match copied {
                 Ok(()) => {}
-                Err(super::Stop::Refused(_)) => {
+                Err(Stop::Refused(_)) => {
                     self.rig.shards[home].dead_letters_failed(topic, dead);
                     return Ok(false);
                 }
@@ -225,7 +227,7 @@ impl World {
             return Ok(0);
         }
         let (by, home, now) = (node(by), self.rig.home(name), self.rig.now);
-        let (settled, skipped): (Settled, Vec<u64>) = self.rig.repeat(home, |shard, now| {
+        let outcome = self.rig.repeat(home, |shard, now| {
             let (mut skipped, topic, by) = (Vec::new(), name.as_bytes(), by.as_bytes());
             let settled = match verb {
                 Verb::Ack => shard.ack(topic, by, named, now, &mut skipped)?,
@@ -233,8 +235,20 @@ impl World {
                 Verb::Extend { lease_ms } => shard.extend(topic, by, named, lease_ms, now, &mut skipped)?.0,
             };
             Ok((settled, skipped))
-        })?;
+        });
         let topic = self.topics.get_mut(name).expect("a queue");
+        let (settled, skipped): (Settled, Vec<u64>) = match outcome {
+            // the shard could not store it, and hands the jobs out again.
+            Err(Stop::Refused(error)) if matches!(verb, Verb::Ack) && error != GAVE_UP => {
+                for Named { seq, fence } in named {
+                    if topic.holds(*seq, by, *fence) {
+                        topic.jobs.get_mut(seq).expect("it is held").is = Is::Ready;
+                    }
+                }
+                return Err(Stop::Refused(error));
+            }
+            outcome => outcome?,
+        };
         let mut expected = Vec::new();
         for Named { seq, fence } in named {
             let held = topic.holds(*seq, by, *fence);

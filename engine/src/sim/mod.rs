@@ -141,6 +141,8 @@ counts! {
     power_losses "power losses"
     /// Of both, those in the middle of an operation.
     cuts "of them inside an operation"
+    /// Operations in the middle of which a log failed.
+    interrupted "operations interrupted by a failure of the log"
     /// Clean stops.
     stops "clean stops"
     /// Starts that came up.
@@ -159,6 +161,8 @@ counts! {
     flips_refused "of them refused at the start"
     /// Reads that said so.
     flips_unreadable "of them told by a read"
+    /// The last block of a log, cut and told.
+    flips_torn "of them told as a torn tail, in a last block"
     /// Checkpoints written.
     checkpoints "checkpoints"
     /// Segments in use when processes ended.

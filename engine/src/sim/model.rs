@@ -77,6 +77,8 @@ pub(super) struct Topic {
     pub(super) dead_lettered: u64,
     /// The head as far as the log knows it.
     pub(super) logged_head: u64,
+    /// The highest head that seqs were reserved for by what a crash has taken.
+    pub(super) reach: u64,
     /// Something happened under class `ephemeral`.
     pub(super) heap_seen: bool,
     /// Records of a size that not all of them fit the cache.
@@ -123,6 +125,7 @@ impl Topic {
             ghosts: BTreeMap::new(),
             dead_lettered: 0,
             logged_head: 0,
+            reach: 0,
             is_large: false,
         }
     }
@@ -340,6 +343,21 @@ impl Topic {
         topic
     }
 
+    /// How far back the clock may be set from `now`, so that nothing is over that was not noticed and would not
+    /// be over then: the end of a lease or delay, of a record, of a key.
+    pub(super) fn no_earlier_than(&self, now: i64) -> i64 {
+        let states = self.jobs.values().flat_map(|job| [&job.is, &job.logged]);
+        let jobs = states.filter_map(|is| match *is {
+            Is::Leased { at, .. } | Is::Delayed { at } => Some(at),
+            Is::Ready => None,
+        });
+        let ttl = self.config.ttl_ms as i64;
+        let records = self.live.values().filter(|_| ttl > 0).map(|stored| stored.ts + ttl + 1);
+        let window = self.config.idempotency_window_ms as i64;
+        let keys = self.keys.values().map(|(_, _, ts)| ts + window + 1);
+        jobs.chain(records).chain(keys).filter(|end| *end <= now).max().unwrap_or(0)
+    }
+
     /// Leases and delays that are over.
     pub(super) fn notice(&mut self, now: i64) {
         self.ghosts.retain(|_, (_, _, at)| now < *at);
@@ -408,7 +426,7 @@ impl Topic {
         if exact && shown.head != self.head {
             return Err(("I-59", format!("head {} instead of {}", shown.head, self.head)));
         }
-        if shown.head < self.logged_head || shown.head > self.head + 1024 {
+        if shown.head < self.logged_head || shown.head > self.head.max(self.reach) + 1024 {
             return Err((
                 "I-58",
                 format!("head {}, given away {}…{}", shown.head, self.logged_head, self.head),

@@ -5,7 +5,7 @@ use super::{Stop, Violation};
 use crate::config::TopicConfig;
 use crate::disk::sim::{Crash, SimDisk};
 use crate::disk::{Disk, Done, Io, Op, Tag};
-use crate::error::{EngineError, No};
+use crate::error::{DiskError, EngineError, No};
 use crate::event::{Batch, Record, RecordSpan, Span};
 use crate::ids::{RouterId, SegmentId, TopicId};
 use crate::layout::{FreshLayout, Layout, collect_garbage, open_layout};
@@ -26,6 +26,8 @@ const TURNS_MAX: usize = 20_000;
 const IDLE_TURNS: usize = 20;
 /// Turns after which somebody makes room on a full disk.
 const FULL_TURNS: usize = 200;
+/// A client went away, of which the shard knows nothing.
+pub(super) const GAVE_UP: EngineError = EngineError::NoLogFile(DiskError(libc::ETIMEDOUT));
 /// Where the number of a shard stands in the tags of its disk operations.
 const SHARD_SHIFT: u32 = 56;
 
@@ -289,8 +291,9 @@ impl Rig {
     /// A clean stop of all shards.
     pub(super) fn stop(&mut self) -> Outcome<()> {
         self.shards.iter_mut().for_each(Shard::begin_stop);
-        for _ in 0..TURNS_MAX {
+        for turn in 0..TURNS_MAX {
             self.step(true)?;
+            self.pass_idle_time(turn);
             if self.shards.iter().all(Shard::is_stopped) {
                 return Ok(());
             }
@@ -298,13 +301,15 @@ impl Rig {
         Err(hangs("the shards do not stop"))
     }
 
-    /// Repeats an operation until it ends in an outcome or a refusal, loading what it asks for.
+    /// Repeats an operation until it ends in an outcome or a refusal, loading what it asks for. A client gives
+    /// up where the log has no file to go on in and nothing is under way.
     pub(super) fn repeat<T>(
         &mut self,
         shard: usize,
         mut operation: impl FnMut(&mut Shard, i64) -> Result<T, No>,
     ) -> Outcome<T> {
         let mut obstacle = String::new();
+        let mut idle = 0;
         for _ in 0..TURNS_MAX {
             let now = self.now;
             match operation(&mut self.shards[shard], now) {
@@ -313,6 +318,13 @@ impl Rig {
                 Err(No::Busy) => {
                     "busy".clone_into(&mut obstacle);
                     self.step(true)?;
+                    if self.disk.in_flight() == 0 {
+                        // Only the steady clock: by the other one the operation has its time.
+                        (idle, self.now_us) = (idle + 1, self.now_us + 50_000);
+                    }
+                    if idle > FULL_TURNS {
+                        return Err(Stop::Refused(GAVE_UP));
+                    }
                 }
                 Err(No::Load(blocks)) => {
                     obstacle = format!("wants {blocks:?}");

@@ -7,7 +7,7 @@ use super::model::Topic;
 use super::op::Op;
 use super::plan::{self, Setup};
 use super::rig::{Ask, Bring, Outcome, Rec, Rig, broken};
-use super::{Report, Stop};
+use super::{Report, Stop, Violation};
 use crate::config::{Class, Discard, TopicConfig};
 use crate::disk::sim::Crash;
 use crate::error::EngineError;
@@ -17,6 +17,9 @@ use crate::router::RouterDef;
 use crate::shard::{Appended, ReadRequest, TagMatch};
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
+
+/// Crashes that one operation may end in.
+const CRASHES_MAX: usize = 4;
 
 /// How much an acknowledgement is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +79,8 @@ pub(super) struct World {
     pub(super) is_faulty: bool,
     /// Operations of the disk that had failed at the last start.
     pub(super) failed_before: u64,
+    /// Syncs that had failed when the machine was started last.
+    pub(super) failed_syncs: u64,
     /// A flip ended the history.
     pub(super) is_over: bool,
     instances: u64,
@@ -96,6 +101,7 @@ impl World {
             cut_as: Crash::Kill,
             is_faulty: false,
             failed_before: 0,
+            failed_syncs: 0,
             is_over: false,
             instances: 0,
             serial: 0,
@@ -105,16 +111,33 @@ impl World {
     /// Does one operation. A cut and a refusal that has its cause are dealt with here.
     pub(super) fn apply(&mut self, op: &Op) -> Outcome<()> {
         self.report.operations += 1;
-        match self.perform(op) {
-            Err(Stop::Cut) => {
-                self.report.cuts += 1;
-                let kind = self.cut_as;
-                self.crash_and_start(kind, 0, 0)
+        let halted = self.halted();
+        let mut outcome = self.perform(op);
+        for _ in 0..CRASHES_MAX {
+            outcome = match outcome {
+                Err(Stop::Cut) => {
+                    self.report.cuts += 1;
+                    self.crash_and_start(self.cut_as, 0, 0)
+                }
+                // Its log failed in the middle: what was shown then is neither before nor after. The next start
+                // tells; what is shown meanwhile has rules of its own.
+                Err(Stop::Broken(Violation { rule, .. }))
+                    if self.is_faulty && self.halted() > halted && !matches!(rule.as_str(), "I-44" | "I-45") =>
+                {
+                    self.report.interrupted += 1;
+                    self.crash_and_start(Crash::Kill, 0, 0)
+                }
+                Err(Stop::Refused(error)) if self.has_cause(&error) => {
+                    self.report.refusals += 1;
+                    Ok(())
+                }
+                other => {
+                    outcome = other;
+                    break;
+                }
             }
-            Err(Stop::Refused(error)) if self.has_cause(&error) => {
-                self.report.refusals += 1;
-                Ok(())
-            }
+        }
+        match outcome {
             // Nothing was damaged: what cannot be read was acknowledged, and is lost.
             Err(Stop::Refused(EngineError::Unreadable(why))) => Err(broken("I-51", format!("lost: {why}"))),
             Err(Stop::Refused(error)) => Err(broken("I-36", format!("refused without a cause: {error:?}"))),
@@ -122,10 +145,17 @@ impl World {
         }
     }
 
+    /// How many shards' logs have failed.
+    fn halted(&self) -> usize {
+        (0..self.rig.shards.len()).filter(|shard| self.rig.is_halted(*shard)).count()
+    }
+
     /// Whether something that happened explains a refusal that the model does not work out.
     fn has_cause(&self, error: &EngineError) -> bool {
         match error {
             EngineError::LogFull => true,
+            // What a failed log took and never committed still counts until the next start.
+            EngineError::QuotaFull { .. } => self.halted() > 0,
             EngineError::NoLogFile(_) | EngineError::Halted(_) | EngineError::Unreadable(_) => self.is_faulty,
             _ => false,
         }
@@ -190,7 +220,9 @@ impl World {
             }
             Op::Rewind { ms } => {
                 self.rig.settle()?;
-                self.rig.now = (self.rig.now - ms as i64).max(1);
+                let now = self.rig.now;
+                let ends = self.topics.values().map(|topic| topic.no_earlier_than(now));
+                self.rig.now = (now - ms as i64).max(ends.max().unwrap_or(0)).max(1);
                 Ok(())
             }
             Op::Turn { count } => (0..count.min(200)).try_for_each(|_| self.rig.step(count % 2 == 1)),
@@ -342,7 +374,7 @@ impl World {
                 });
             }
         }
-        (bytes > self.quota_room()).then_some(EngineError::QuotaFull { max: self.rig.quota_bytes })
+        (bytes > self.quota_room() && self.halted() == 0).then_some(EngineError::QuotaFull { max: self.rig.quota_bytes })
     }
 
     /// Appends; `None` if that was refused, as the rules demand.
@@ -372,7 +404,15 @@ impl World {
         let config =
             existing.map_or_else(|| ask.config.cloned().unwrap_or_default(), |topic| topic.config.clone());
         let refusal = self.refusal(&config, existing, records.len() as u64, bytes);
-        let answer = match (self.rig.append(name, records, ask), refusal) {
+        let mut answer = self.rig.append(name, records, ask);
+        if refusal.is_none() && matches!(answer, Err(Stop::Refused(EngineError::QuotaFull { .. }))) {
+            // What has expired counts until somebody looks (I-105): retries by key do not.
+            for name in self.rig.list()? {
+                self.rig.state(&name)?;
+            }
+            answer = self.rig.append(name, records, ask);
+        }
+        let answer = match (answer, refusal) {
             (Ok(answer), None) => answer,
             (Ok(answer), Some(refusal)) => {
                 return Err(broken("I-35", format!("{name} took {answer:?} instead of {refusal:?}")));

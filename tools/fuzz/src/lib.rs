@@ -127,7 +127,7 @@ pub const TARGETS: &[Target] = &[
         name: "entries",
         promise: "log entries are read inside their bytes, and back as they were written",
         check: log::entries,
-        per_byte: 256,
+        per_byte: 384,
         fixed: 64 * KIB,
         cost: 1,
     },
