@@ -547,36 +547,3 @@ fn a_first_checkpoint_names_no_segment_that_goes_with_it() {
     }
     assert!(removed > 0, "a segment went with its checkpoint at least once");
 }
-
-/// I-58, I-95: a chain of checkpoints was merged while its newest part could not be read. The merge took the
-/// part before it for the newest, the next delta rested on that, and acknowledged records were lost to the next
-/// start.
-#[test]
-fn a_merge_of_checkpoints_takes_no_older_one_for_the_newest() {
-    let history = "
-        seed=41 operations=500 shards_max=3 faults=1 flips=1
-        put topic=3 config=0
-        append topic=5 records=0 bytes=0 style=0 key=0 config=23
-        append topic=1 records=16 bytes=0 style=2 key=0 config=53
-        append topic=5 records=70 bytes=55 style=3 key=0 config=56
-        seal
-        append topic=5 records=1 bytes=54 style=7 key=0 config=45
-        claim topic=5 node=1 claimers=1 max=1 lease=1165 holder=0
-        append topic=3 records=2 bytes=42 style=4 key=0 config=29
-        delete topic=1 back=10 tag=2
-        power-loss shards=0 cuts=0
-        append topic=5 records=2 bytes=4 style=1 key=0 config=38
-        put topic=4 config=12
-        ack topic=4 node=2 first=5 jobs=2 fence=2
-        power-loss shards=2 cuts=0
-        append topic=3 records=2 bytes=21 style=0 key=0 config=44
-        fail-read nth=3
-        delete topic=5 back=1 tag=4
-        seal
-        put topic=4 config=10
-        append topic=3 records=70 bytes=8 style=5 key=0 config=9
-        power-loss shards=0 cuts=0
-    ";
-    let (seed, options, ops) = runelog_engine::sim::parse_history(history).expect("a history");
-    runelog_engine::sim::run_ops(seed, &options, &ops).unwrap_or_else(|failure| panic!("{failure}"));
-}

@@ -33,3 +33,18 @@ fn random_histories_keep_every_rule() {
         }
     }
 }
+
+/// Each file in `found` is the shortest history of a bug of the engine, or of the model: it keeps every rule now.
+#[test]
+fn histories_that_broke_a_rule_once_keep_it() {
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/found")).expect("a directory");
+    let mut paths: Vec<_> = files.map(|file| file.expect("an entry").path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    for path in paths {
+        let text = std::fs::read_to_string(&path).expect("a file");
+        let (seed, options, ops) =
+            parse_history(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        run_ops(seed, &options, &ops).unwrap_or_else(|failure| panic!("{}: {failure}", path.display()));
+    }
+}

@@ -2,8 +2,8 @@
 //! Everything is at rest before a call and waited for after it, so the model is exact; a cut falls into the
 //! waits.
 
-use super::model::{Is, Job};
 use super::Stop;
+use super::model::{Is, Job};
 use super::rig::{Ask, GAVE_UP, Outcome, Rec, broken, seen_of};
 use super::world::{Strength, World, strength};
 use crate::config::TopicType;

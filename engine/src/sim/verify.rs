@@ -492,10 +492,14 @@ impl World {
     /// Whether the last start cut the log in that file before its very last block, and said so. A block that
     /// nothing follows cannot be told from one that was being written, even if it was synced (I-93).
     fn is_cut_at_the_end(&self, path: &str, committed: &[u64]) -> bool {
-        let cut = self.rig.notes.iter().find(|note| note.starts_with(path) && note.contains("cut a torn tail"));
-        let before = cut.and_then(|note| note.split("before block ").nth(1)?.split(' ').next()?.parse::<u64>().ok());
+        let cut =
+            self.rig.notes.iter().find(|note| note.starts_with(path) && note.contains("cut a torn tail"));
+        let before =
+            cut.and_then(|note| note.split("before block ").nth(1)?.split(' ').next()?.parse::<u64>().ok());
         let shard = path.split('/').nth(1).and_then(|dir| dir.split('-').nth(1)?.parse::<usize>().ok());
-        before.zip(shard).is_some_and(|(before, shard)| committed.get(shard).is_some_and(|last| before >= *last))
+        before
+            .zip(shard)
+            .is_some_and(|(before, shard)| committed.get(shard).is_some_and(|last| before >= *last))
     }
 }
 

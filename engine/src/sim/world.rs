@@ -122,7 +122,9 @@ impl World {
                 // Its log failed in the middle: what was shown then is neither before nor after. The next start
                 // tells; what is shown meanwhile has rules of its own.
                 Err(Stop::Broken(Violation { rule, .. }))
-                    if self.is_faulty && self.halted() > halted && !matches!(rule.as_str(), "I-44" | "I-45") =>
+                    if self.is_faulty
+                        && self.halted() > halted
+                        && !matches!(rule.as_str(), "I-44" | "I-45") =>
                 {
                     self.report.interrupted += 1;
                     self.crash_and_start(Crash::Kill, 0, 0)
@@ -374,7 +376,8 @@ impl World {
                 });
             }
         }
-        (bytes > self.quota_room() && self.halted() == 0).then_some(EngineError::QuotaFull { max: self.rig.quota_bytes })
+        (bytes > self.quota_room() && self.halted() == 0)
+            .then_some(EngineError::QuotaFull { max: self.rig.quota_bytes })
     }
 
     /// Appends; `None` if that was refused, as the rules demand.
