@@ -191,6 +191,9 @@ pub async fn open_layout(
         return Ok((create(io, fresh, shards).await?, report));
     };
     check_directories(io, &layout).await?;
+    // A process that ended behind the rename has not seen it durable, and what is acknowledged from here on
+    // rests on it (I-96).
+    io.sync_dir("").await.map_err(|error| RecoverError::Disk { path: FILE.to_owned(), error })?;
     // Only now, when this layout is seen to be complete.
     garbage::remove_later_generations(io, &layout, &mut report.notes).await?;
     if layout.shards == shards {

@@ -97,21 +97,22 @@ pub async fn recover(
     let mut report = RecoveryReport::default();
     let mut survey = survey(io, &settings).await?;
     report.notes.append(&mut survey.notes);
-    let loaded = match checkpoint::load(io, &dir).await {
-        Ok(loaded) => loaded,
+    let (loaded, skipped) = match checkpoint::load(io, &dir).await {
+        Ok(mut loaded) => {
+            let skipped = loaded.as_mut().map(|loaded| std::mem::take(&mut loaded.skipped));
+            (loaded, skipped.unwrap_or_default())
+        }
         Err(CheckpointError::NoneValid { skipped }) if survey.files.contains_key(&FIRST_FILE) => {
             // The log still reaches back to the beginning: it alone gives the same state (I-95).
-            report.notes.extend(skipped.iter().map(|(name, why)| format!("{dir}/{name} passed over: {why}")));
-            None
+            (None, skipped)
         }
         Err(CheckpointError::Disk { path, error }) => return Err(RecoverError::Disk { path, error }),
         Err(error) => return Err(RecoverError::Damage(format!("{dir}: {error}"))),
     };
+    let passed_over = |(name, why): &(String, String)| format!("{dir}/{name} passed over: {why}");
+    report.notes.extend(skipped.iter().map(passed_over));
     let start = match &loaded {
         Some(loaded) => {
-            report
-                .notes
-                .extend(loaded.skipped.iter().map(|(name, why)| format!("{dir}/{name} passed over: {why}")));
             let head = &loaded.head;
             if head.shard != settings.shard
                 || head.shards != settings.shards
@@ -136,6 +137,15 @@ pub async fn recover(
     }));
     let mut replay = Replay::new(settings.clone(), loaded, start.lsn)?;
     let tail = scan(io, &settings, &survey, start, &mut replay, &mut report, &mut progress).await?;
+    // What was passed over may be readable to the next start, and would bring back a state that this run has
+    // left behind, with segments that are gone by then.
+    for (name, _) in skipped {
+        let path = format!("{dir}/{name}");
+        io.remove(&path).await.map_err(|error| RecoverError::Disk { path, error })?;
+        survey
+            .checkpoints
+            .retain(|number| checkpoint::parse_name(&name) != checkpoint::Name::Checkpoint(*number));
+    }
     // Log files whose making was cut off are used again: their names must be durable by then.
     io.sync_dir(&dir).await.map_err(|error| RecoverError::Disk { path: dir.clone(), error })?;
     let shard = replay.finish(io, settings, quota, &survey, start, tail, now)?;

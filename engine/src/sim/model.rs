@@ -337,9 +337,6 @@ impl Topic {
             topic.jobs.clear(); // I-84
         }
         topic.jobs.retain(|seq, _| topic.live.contains_key(seq));
-        for job in topic.jobs.values_mut() {
-            job.is = job.logged.clone();
-        }
         topic
     }
 
@@ -353,9 +350,12 @@ impl Topic {
         });
         let ttl = self.config.ttl_ms as i64;
         let records = self.live.values().filter(|_| ttl > 0).map(|stored| stored.ts + ttl + 1);
+        // Nor behind a record: a sealed block is judged by the time of its first one, so what was written after
+        // the clock was set back may outlive its limit by as much.
+        let newest = self.live.values().map(|stored| stored.ts).max();
         let window = self.config.idempotency_window_ms as i64;
         let keys = self.keys.values().map(|(_, _, ts)| ts + window + 1);
-        jobs.chain(records).chain(keys).filter(|end| *end <= now).max().unwrap_or(0)
+        jobs.chain(records).chain(keys).chain(newest).filter(|end| *end <= now).max().unwrap_or(0)
     }
 
     /// Leases and delays that are over.

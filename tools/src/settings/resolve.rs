@@ -207,7 +207,8 @@ fn parse_strict(setting: &Setting, text: &str) -> Result<Value, String> {
             if setting.default.is_empty() { Ok(Value::Text(String::new())) } else { Err(no()) }
         }
         Kind::Text | Kind::Path => Ok(Value::Text(text.into())),
-        Kind::Filter if text.trim().is_empty() => Err(no()),
+        // The parser of filters cuts inside letters of several bytes, and panics.
+        Kind::Filter if text.trim().is_empty() || !text.is_ascii() => Err(no()),
         Kind::Filter => match tracing_subscriber::EnvFilter::try_new(text) {
             Ok(_) => Ok(Value::Text(text.into())),
             Err(error) => Err(format!("{}: {error}", no())),
