@@ -152,8 +152,8 @@ impl Shard {
         };
         let mut seqs = std::mem::take(&mut self.queue_scratch.seqs);
         seqs.clear();
-        let dead = self.returned_jobs(slot, wanted, limit, &mut seqs);
-        if divert && !dead.is_empty() {
+        let dead = self.returned_jobs(slot, wanted, limit, divert, &mut seqs);
+        if !dead.is_empty() {
             self.queue_scratch.seqs = seqs;
             let queue = self.queue_mut(slot);
             let dead: Vec<Seq> = dead.into_iter().filter(|seq| queue.begin_move(*seq)).collect();

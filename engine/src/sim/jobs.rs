@@ -242,9 +242,12 @@ impl World {
             Err(Stop::Refused(error)) if matches!(verb, Verb::Ack) && error != GAVE_UP => {
                 for Named { seq, fence } in named {
                     if topic.holds(*seq, by, *fence) {
-                        topic.jobs.get_mut(seq).expect("it is held").is = Is::Ready;
+                        let job = topic.jobs.get_mut(seq).expect("it is held");
+                        (job.is, job.logged) = (Is::Ready, Is::Ready);
                     }
                 }
+                // Nothing is logged; a checkpoint may say it.
+                self.note(name, 0, Strength::Nothing, "ack refused");
                 return Err(Stop::Refused(error));
             }
             outcome => outcome?,

@@ -77,6 +77,8 @@ pub(super) struct Topic {
     pub(super) dead_lettered: u64,
     /// The head as far as the log knows it.
     pub(super) logged_head: u64,
+    /// When something was over by age last: a crash may take the mark, and only the clock keeps it away.
+    pub(super) expired_at: i64,
     /// The highest head that seqs were reserved for by what a crash has taken.
     pub(super) reach: u64,
     /// Something happened under class `ephemeral`.
@@ -125,6 +127,7 @@ impl Topic {
             ghosts: BTreeMap::new(),
             dead_lettered: 0,
             logged_head: 0,
+            expired_at: 0,
             reach: 0,
             is_large: false,
         }
@@ -192,6 +195,7 @@ impl Topic {
             }
             self.floors[1] = self.floors[1].max(seq);
             self.remove(seq);
+            self.expired_at = now;
         }
     }
 
@@ -337,6 +341,9 @@ impl Topic {
             topic.jobs.clear(); // I-84
         }
         topic.jobs.retain(|seq, _| topic.live.contains_key(seq));
+        for job in topic.jobs.values_mut() {
+            job.is = job.logged.clone();
+        }
         topic
     }
 
@@ -355,7 +362,13 @@ impl Topic {
         let newest = self.live.values().map(|stored| stored.ts).max();
         let window = self.config.idempotency_window_ms as i64;
         let keys = self.keys.values().map(|(_, _, ts)| ts + window + 1);
-        jobs.chain(records).chain(keys).chain(newest).filter(|end| *end <= now).max().unwrap_or(0)
+        jobs.chain(records)
+            .chain(keys)
+            .chain(newest)
+            .chain([self.expired_at])
+            .filter(|end| *end <= now)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Leases and delays that are over.

@@ -19,8 +19,16 @@ const READAHEAD_BLOCKS: usize = 4;
 
 impl Shard {
     /// Returned jobs that a claim of `wanted` would hand out, into `seqs`; those among them that were
-    /// delivered `limit` times are told apart.
-    pub(super) fn returned_jobs(&self, slot: u32, wanted: u64, limit: u64, seqs: &mut Vec<Seq>) -> Vec<Seq> {
+    /// delivered `limit` times are told apart. Without `divert` those are passed over: jobs behind
+    /// them must not wait for a dead-letter topic that takes none.
+    pub(super) fn returned_jobs(
+        &self,
+        slot: u32,
+        wanted: u64,
+        limit: u64,
+        divert: bool,
+        seqs: &mut Vec<Seq>,
+    ) -> Vec<Seq> {
         let mut dead = Vec::new();
         let queue = self.topic(slot).queue.as_ref().expect("a queue");
         for (seq, deliveries) in queue.returned().take(EXAMINED_MAX as usize) {
@@ -28,7 +36,8 @@ impl Shard {
                 break;
             }
             match u64::from(deliveries) >= limit {
-                true => dead.push(seq),
+                true if divert => dead.push(seq),
+                true => {}
                 false => seqs.push(seq),
             }
         }
