@@ -120,7 +120,7 @@ impl World {
             }
             let is = Is::Leased { node: asks[by].0.to_owned(), token, at: deadline + 1, holder };
             let logged = if holder == 0 { is.clone() } else { Is::Ready };
-            topic.jobs.insert(seq, Job { is, logged, deliveries });
+            topic.jobs.insert(seq, Job { is, logged, deliveries, is_back: false });
         }
         self.report.claims += seen.len() as u64;
         self.counts_are(name, counts)?;
@@ -243,7 +243,7 @@ impl World {
                 for Named { seq, fence } in named {
                     if topic.holds(*seq, by, *fence) {
                         let job = topic.jobs.get_mut(seq).expect("it is held");
-                        (job.is, job.logged) = (Is::Ready, Is::Ready);
+                        (job.is, job.is_back) = (Is::Ready, true);
                     }
                 }
                 // Nothing is logged; a checkpoint may say it.
@@ -305,6 +305,8 @@ impl World {
         if holder == 0 || !self.at_rest(name)? {
             return Ok(());
         }
+        // Looks at no record, so nothing becomes too old by it; the model has just said so.
+        self.rig.state(name)?;
         let (home, topic) = (self.rig.home(name), self.rig.find(name).expect("a queue"));
         self.rig.shards[home].release(topic, holder);
         for job in self.topics.get_mut(name).expect("a queue").jobs.values_mut() {

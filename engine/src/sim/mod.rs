@@ -20,9 +20,9 @@
 //! | I-60, I-62…I-66, I-69 | each turn of a router (`mesh`, `world::forward`), and its place after a start |
 //! | I-80…I-83, I-88, I-89 | each claim, ack, nack, extend (`jobs`) |
 //! | I-94, I-98 | the flip that ends some histories (`verify::flip`) |
-//! | I-104…I-107 | files by the size of the disk at the end; the quota with each look and admission |
+//! | I-105…I-107 | the quota with each look and admission |
 //!
-//! Not here: I-4 and I-48 (waiting), I-7 and I-9 (types), I-61 (frames), I-71, I-73, I-74, I-99…I-103 (`net`,
+//! Not here: I-4 and I-48 (waiting), I-7 and I-9 (types), I-61 (frames), I-71, I-73, I-74, I-99…I-104 (`net`,
 //! formats): other tests show those.
 
 mod jobs;

@@ -52,6 +52,8 @@ pub(super) struct Job {
     /// As the log last heard of it.
     pub(super) logged: Is,
     pub(super) deliveries: u32,
+    /// It was handed back without a word in the log, which a checkpoint may say.
+    pub(super) is_back: bool,
 }
 
 /// See the module's text.
@@ -503,8 +505,10 @@ impl Topic {
             let Some(job) = self.jobs.get(&found.seq) else {
                 return Err(("I-84", format!("job {found:?} was never handed out")));
             };
-            let fits =
-                job.deliveries == found.deliveries && (is_as(found, &job.is) || is_as(found, &job.logged));
+            let fits = job.deliveries == found.deliveries
+                && (is_as(found, &job.is)
+                    || is_as(found, &job.logged)
+                    || job.is_back && found.state == JobState::Ready);
             if !fits {
                 return Err(("I-85", format!("job {found:?} instead of {job:?}")));
             }
