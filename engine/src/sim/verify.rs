@@ -327,8 +327,9 @@ impl World {
                     let mut state = state.restarted();
                     let later = steps[at..].iter().filter_map(|step| step.after.as_ref());
                     let same = later.filter(|later| later.instance == state.instance);
-                    if self.is_over || self.rig.notes.iter().any(|note| note.contains("passed over")) {
-                        // Places that moved without copies may stand in the newest checkpoint only.
+                    if self.is_over || self.is_faulty {
+                        // Places that moved without copies may stand in the newest checkpoint only,
+                        // which this start or one before it may have passed over.
                         state.links.values_mut().for_each(|link| link.logged = None);
                     }
                     state.reach = same.map(|later| later.head).max().unwrap_or(0);
