@@ -412,6 +412,7 @@ impl World {
         if refusal.is_none() && matches!(answer, Err(Stop::Refused(EngineError::QuotaFull { .. }))) {
             // What has expired counts until somebody looks (I-105): retries by key do not.
             for name in self.rig.list()? {
+                self.expire(&name);
                 self.rig.state(&name)?;
             }
             answer = self.rig.append(name, records, ask);
