@@ -7,7 +7,7 @@
 //! |---|---|
 //! | a valid block of the expected number, epoch, place and chain | it is replayed |
 //! | anything else, and the next file opens a later epoch at that number | an earlier recovery cut here: go on there |
-//! | anything else at or below a block known durable (checkpoint, or `synced_through` of a later valid block) | damage: refuse to start, naming file, offset and seqs at risk (I-94) |
+//! | anything else at or below a block known durable (checkpoint, `synced_through` of a later valid block, or a later run that began behind it) | damage: refuse to start, naming file, offset and seqs at risk (I-94) |
 //! | anything else | a torn tail: cut and reported (I-93) |
 //!
 //! A later valid block is not by itself a sign of damage: several commits are in flight at once, and
