@@ -25,8 +25,8 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-/// How everything ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How everything ends, the worse last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Crash {
     /// The process dies. What completed stays; what was in flight has happened, or not, or in part.
     Kill,
@@ -53,7 +53,6 @@ pub struct SimDisk {
     fail_read: Option<u64>,
     fail_name: Option<u64>,
     failed_syncs: u64,
-    failed_reads: u64,
     failed: u64,
     bytes_max: Option<u64>,
 }
@@ -93,7 +92,6 @@ impl SimDisk {
             fail_read: None,
             fail_name: None,
             failed_syncs: 0,
-            failed_reads: 0,
             failed: 0,
             bytes_max: None,
         }
@@ -180,11 +178,6 @@ impl SimDisk {
     /// Operations that failed so far for a fault or for want of room.
     pub fn failed(&self) -> u64 {
         self.failed
-    }
-
-    /// Reads that failed so far because that was asked for.
-    pub fn failed_reads(&self) -> u64 {
-        self.failed_reads
     }
 
     /// Faults that were asked for and did not happen yet are not to happen, and there is room again.
@@ -286,13 +279,11 @@ impl SimDisk {
         let now = self.completed;
         let node = handle.map_or(Node::MAX, |handle| handle.node);
         let failed = match op {
-            Op::Read { .. } | Op::ReadChunk { .. } => {
-                due(&mut self.fail_read).then(|| self.failed_reads += 1)
-            }
-            Op::Open { .. } | Op::Rename { .. } | Op::Remove { .. } => due(&mut self.fail_name).then_some(()),
-            _ => None,
+            Op::Read { .. } | Op::ReadChunk { .. } => due(&mut self.fail_read),
+            Op::Open { .. } | Op::Rename { .. } | Op::Remove { .. } => due(&mut self.fail_name),
+            _ => false,
         };
-        if failed.is_some() {
+        if failed {
             return Err(DiskError(libc::EIO));
         }
         match op {

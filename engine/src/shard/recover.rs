@@ -142,9 +142,8 @@ pub async fn recover(
     for (name, _) in skipped {
         let path = format!("{dir}/{name}");
         io.remove(&path).await.map_err(|error| RecoverError::Disk { path, error })?;
-        survey
-            .checkpoints
-            .retain(|number| checkpoint::parse_name(&name) != checkpoint::Name::Checkpoint(*number));
+        let name = checkpoint::parse_name(&name);
+        survey.checkpoints.retain(|number| name != checkpoint::Name::Checkpoint(*number));
     }
     // Log files whose making was cut off are used again: their names must be durable by then.
     io.sync_dir(&dir).await.map_err(|error| RecoverError::Disk { path: dir.clone(), error })?;
@@ -273,12 +272,7 @@ async fn choose(
     let dir = settings.dir();
     let mut has_blocks = [false; 2];
     for (found, has) in [&one, &other].into_iter().zip(&mut has_blocks) {
-        let path = files::path(&dir, found.slot);
-        let disk = |error| RecoverError::Disk { path: path.clone(), error };
-        let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
-        let read = io.read(file, BLOCK_BYTES as u64, AlignedBuf::zeroed(CHUNK_BYTES)).await;
-        io.close(file).await;
-        let (buf, filled) = read.map_err(disk)?;
+        let (buf, filled) = read_front(io, settings, found.slot, CHUNK_BYTES).await?;
         let first = found.header.number * settings.file_bytes + BLOCK_BYTES as u64;
         *has = whole_block(&buf[..filled])
             .is_some_and(|(block, _)| (block.epoch, block.lsn) == (found.header.epoch, first));
@@ -293,6 +287,21 @@ async fn choose(
         [true, false] => Ok((one, other)),
         [false, _] => Ok((other, one)),
     }
+}
+
+/// The first `bytes` of a log file behind its header, with how many there were.
+async fn read_front(
+    io: &Io,
+    settings: &ShardSettings,
+    slot: u32,
+    bytes: usize,
+) -> Result<(AlignedBuf, usize), RecoverError> {
+    let path = files::path(&settings.dir(), slot);
+    let disk = |error| RecoverError::Disk { path: path.clone(), error };
+    let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
+    let read = io.read(file, BLOCK_BYTES as u64, AlignedBuf::zeroed(bytes)).await;
+    io.close(file).await;
+    read.map_err(disk)
 }
 
 /// Reads the log from its start, handing every whole batch to `replay`.
@@ -477,12 +486,7 @@ async fn judge_damaged(
     tail: &Tail,
 ) -> Result<(), RecoverError> {
     for (slot, text, _) in &survey.damaged {
-        let path = files::path(&settings.dir(), *slot);
-        let disk = |error| RecoverError::Disk { path: path.clone(), error };
-        let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
-        let buf = AlignedBuf::zeroed(CHUNK_BYTES);
-        let (buf, filled) = io.read(file, BLOCK_BYTES as u64, buf).await.map_err(disk)?;
-        io.close(file).await;
+        let (buf, filled) = read_front(io, settings, *slot, CHUNK_BYTES).await?;
         if let Some((block, _)) = whole_block(&buf[..filled])
             && block.number >= tail.next_block
             && block.lsn / settings.file_bytes >= number
@@ -517,19 +521,14 @@ async fn look_ahead(
     let mut at_risk: BTreeMap<TopicId, (u64, u64)> = BTreeMap::new();
     let mut anything = false;
     for (number, found) in survey.files.range(file_number..) {
-        let FileHeader { first_block, .. } = found.header;
         if found.header.epoch < epoch {
             continue;
         }
-        let path = files::path(&settings.dir(), found.slot);
-        let disk = |error| RecoverError::Disk { path: path.clone(), error };
         if found.header.epoch > epoch {
             // A later run began behind what the one before had left, and saw to it that this was durable.
+            let FileHeader { first_block, .. } = found.header;
             durable |= first_block != UNKNOWN_BLOCK && first_block > tail.next_block;
-            let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
-            let read = io.read(file, BLOCK_BYTES as u64, AlignedBuf::zeroed(BLOCK_BYTES)).await;
-            io.close(file).await;
-            let (buf, filled) = read.map_err(disk)?;
+            let (buf, filled) = read_front(io, settings, found.slot, BLOCK_BYTES).await?;
             if let Ok((block, _)) = BlockHeader::decode(&buf[..filled])
                 && block.epoch == found.header.epoch
                 && block.number > tail.next_block
@@ -538,6 +537,8 @@ async fn look_ahead(
             }
             continue;
         }
+        let path = files::path(&settings.dir(), found.slot);
+        let disk = |error| RecoverError::Disk { path: path.clone(), error };
         let file = io.open(&path, OpenMode::Read).await.map_err(disk)?;
         let mut at = if *number == file_number { offset } else { BLOCK_BYTES as u64 };
         // No block reaches beyond its file.

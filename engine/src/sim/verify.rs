@@ -162,19 +162,19 @@ impl World {
     /// A clean stop and a start: everything is as it was (I-59).
     pub(super) fn stop_and_start(&mut self, shards: u64, cuts: u64) -> Outcome<()> {
         self.rig.disk.lift_faults();
-        if (0..self.rig.shards.len()).any(|shard| self.rig.is_halted(shard)) {
+        if self.halted() > 0 {
             return self.crash_and_start(Crash::Kill, shards, cuts);
         }
         self.rig.stop()?;
         // Until the process ends it may turn a few times more.
         (0..4).try_for_each(|_| self.rig.step(true))?;
-        if (0..self.rig.shards.len()).any(|shard| self.rig.is_halted(shard)) {
+        if self.halted() > 0 {
             return self.crash_and_start(Crash::Kill, shards, cuts);
         }
         let committed = self.rig.committed();
         let heads: Vec<(String, u64)> =
             self.topics.iter().map(|(name, topic)| (name.clone(), topic.head)).collect();
-        self.rig.crash(Crash::PowerLoss);
+        self.end(Crash::PowerLoss);
         self.report.stops += 1;
         let shards = self.shards(shards);
         self.start(Crash::PowerLoss, shards, cuts)?;
@@ -209,9 +209,7 @@ impl World {
                 Err(Stop::Cut) => self.report.cut_starts += 1,
                 Err(stop) => self.may_fail(stop, failed)?,
             }
-            if self.end(kind) == Crash::PowerLoss {
-                needed = Crash::PowerLoss;
-            }
+            needed = needed.max(self.end(kind));
         }
         for _ in 0..STARTS_MAX {
             let failed = self.rig.disk.failed();
@@ -229,9 +227,7 @@ impl World {
                     self.rig.disk.lift_faults();
                 }
             }
-            if self.end(Crash::Kill) == Crash::PowerLoss {
-                needed = Crash::PowerLoss;
-            }
+            needed = needed.max(self.end(Crash::Kill));
         }
         Err(broken("I-90", "it does not start although nothing fails any more".to_owned()))
     }
@@ -446,7 +442,7 @@ impl World {
     pub(super) fn flip(&mut self, file: u64, byte: u64, bit: u64) -> Outcome<()> {
         self.rig.settle()?;
         self.rig.disk.lift_faults();
-        if (0..self.rig.shards.len()).any(|shard| self.rig.is_halted(shard)) {
+        if self.halted() > 0 {
             return Ok(());
         }
         let committed = self.rig.committed();
@@ -501,9 +497,7 @@ impl World {
             other => other,
         }
     }
-}
 
-impl World {
     /// Whether the last start cut the log in that file before its very last block, and said so. A block that
     /// nothing follows cannot be told from one that was being written, even if it was synced (I-93).
     fn is_cut_at_the_end(&self, path: &str, committed: &[u64]) -> bool {

@@ -148,7 +148,7 @@ impl World {
     }
 
     /// How many shards' logs have failed.
-    fn halted(&self) -> usize {
+    pub(super) fn halted(&self) -> usize {
         (0..self.rig.shards.len()).filter(|shard| self.rig.is_halted(*shard)).count()
     }
 

@@ -174,6 +174,7 @@ fn a_file_or_a_flag_that_does_not_parse_refuses_the_start() {
         ("allow_insecure_no_auth = 1", "true or false"),
         ("data_dir = \"\"", "a path"),
         ("log = \"a=b=c\"", "a log filter"),
+        ("log = \"größe=info\"", "a log filter"),
         ("max_topic = 4", "unknown key `max_topic`; the nearest setting is `max_topics`"),
         ("hots = \"x\"", "nearest setting is `host`"),
         ("[server]\nport = 1", "unknown key `server`"),
