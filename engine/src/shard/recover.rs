@@ -72,6 +72,8 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Records in them.
     pub records: u64,
+    /// The log was cut before this block: the torn end of unfinished writes (I-93).
+    pub cut_before: Option<u64>,
     /// What was cut, where and why; checkpoints that were passed over.
     pub notes: Vec<String>,
 }
@@ -407,7 +409,10 @@ async fn scan(
             if !cut_before {
                 judge_damaged(io, settings, survey, number + 1, &tail).await?;
                 let torn = look_ahead(io, settings, survey, number, place, &tail, start, replay).await;
-                report.notes.extend(torn?);
+                if let Some(note) = torn? {
+                    report.cut_before = Some(tail.next_block);
+                    report.notes.push(note);
+                }
                 if !sabotage::is(Bug::RecoveredUnsynced) {
                     io.sync(file).await.map_err(disk)?;
                 }

@@ -87,6 +87,10 @@ impl World {
                 break (got, claimed.counts, claimed.wait.0);
             }
             divert = self.divert(name, &claimed.dead)?;
+            // Waiting for the copies took time: leases have ended meanwhile.
+            if !self.at_rest(name)? {
+                return Ok(());
+            }
         };
         let now = self.rig.now;
         let topic = self.topics.get_mut(name).expect("a queue");

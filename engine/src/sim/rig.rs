@@ -111,6 +111,8 @@ pub(super) struct Rig {
     pub(super) now: i64,
     /// What the last start had to say.
     pub(super) notes: Vec<String>,
+    /// Before which block the last start cut each shard's log.
+    pub(super) cuts: Vec<Option<u64>>,
     /// Segments and checkpoints of runs that are over.
     pub(super) past: [u64; 2],
     now_us: u64,
@@ -132,6 +134,7 @@ impl Rig {
             shards: Vec::new(),
             now: 1_000_000,
             notes: Vec::new(),
+            cuts: Vec::new(),
             past: [0; 2],
             now_us: 0,
             rng: Rng::new(seed ^ 0x0f0f),
@@ -149,6 +152,7 @@ impl Rig {
         let quota = Arc::new(Quota::new(0, self.quota_bytes));
         let mut shards: Vec<Shard> = Vec::new();
         self.notes = report.notes;
+        self.cuts.clear();
         for shard in 0..layout.shards {
             let io = Io::default();
             let Layout { directory, file_bytes, generation, shards: count } = layout;
@@ -164,6 +168,7 @@ impl Rig {
             let recovered = self.disk.block_on(&io, recovering);
             let (shard, report) = recovered.ok_or(Stop::Cut)?.map_err(Stop::Recover)?;
             self.notes.extend(report.notes);
+            self.cuts.push(report.cut_before);
             shards.push(shard);
         }
         let used: BTreeSet<SegmentId> = shards.iter().flat_map(Shard::segments_in_use).collect();

@@ -446,6 +446,7 @@ impl World {
             return Ok(());
         }
         let committed = self.rig.committed();
+        let told: Vec<u64> = self.rig.shards.iter().map(|shard| shard.log.synced_told()).collect();
         self.rig.crash(Crash::Kill);
         self.is_over = true;
         let files: Vec<(String, u64)> =
@@ -487,7 +488,7 @@ impl World {
                 self.report.flips_unreadable += 1;
                 Ok(())
             }
-            Err(Stop::Broken(_)) if self.is_cut_at_the_end(path, &committed) => {
+            Err(Stop::Broken(_)) if self.is_cut_at_the_end(path, &told) => {
                 self.report.flips_torn += 1;
                 Ok(())
             }
@@ -498,17 +499,13 @@ impl World {
         }
     }
 
-    /// Whether the last start cut the log in that file before its very last block, and said so. A block that
-    /// nothing follows cannot be told from one that was being written, even if it was synced (I-93).
-    fn is_cut_at_the_end(&self, path: &str, committed: &[u64]) -> bool {
-        let cut =
-            self.rig.notes.iter().find(|note| note.starts_with(path) && note.contains("cut a torn tail"));
-        let before =
-            cut.and_then(|note| note.split("before block ").nth(1)?.split(' ').next()?.parse::<u64>().ok());
+    /// Whether the last start cut that log behind all of which the log itself says that it was synced, and told
+    /// so: a block cannot be told from one that was being written, even if it was synced, while no later one
+    /// says so (I-93).
+    fn is_cut_at_the_end(&self, path: &str, told: &[u64]) -> bool {
         let shard = path.split('/').nth(1).and_then(|dir| dir.split('-').nth(1)?.parse::<usize>().ok());
-        before
-            .zip(shard)
-            .is_some_and(|(before, shard)| committed.get(shard).is_some_and(|last| before >= *last))
+        let cut = shard.and_then(|shard| self.rig.cuts.get(shard)?.zip(told.get(shard).copied()));
+        cut.is_some_and(|(before, told)| before > told)
     }
 }
 

@@ -113,6 +113,9 @@ struct Closed {
     number: u64,
     lsn: u64,
     bytes: u32,
+    flags: u16,
+    payload_bytes: u32,
+    payload_crc: u32,
     sync: bool,
 }
 
@@ -164,6 +167,8 @@ pub struct Log {
     files: VecDeque<LogFile>,
     committed: u64,
     synced: u64,
+    /// What the last block that was sent says of `synced`.
+    synced_told: u64,
     /// Files with completed or submitted writes that no issued sync covers.
     dirty: Vec<FileId>,
     syncing: Option<Syncing>,
@@ -201,6 +206,7 @@ impl Log {
             files: VecDeque::new(),
             committed,
             synced: committed,
+            synced_told: committed,
             dirty: Vec::new(),
             syncing: None,
             wanted: 0,
@@ -216,6 +222,12 @@ impl Log {
     /// Every block up to this one reached its commit point, in order.
     pub fn committed(&self) -> u64 {
         self.committed
+    }
+
+    /// Recovery sees from the log itself that every block up to this one was durable: cutting it off would be
+    /// damage, not a torn tail (I-93, I-94). Behind it, blocks that were on their way together look alike.
+    pub fn synced_told(&self) -> u64 {
+        self.synced_told
     }
 
     /// The error that ended this log's writes, if one did (I-45).
@@ -350,33 +362,21 @@ impl Log {
         if self.open_is_empty() {
             self.open_chunk.freeze(self.open_end);
         }
-        let lsn = self.open_number * CHUNK_BYTES as u64 + self.open_start as u64;
-        let header = BlockHeader {
-            flags: if skip { SKIP } else { 0 },
-            shard: self.start.shard,
-            payload_bytes: payload.len() as u32,
-            epoch: self.start.epoch,
-            number: self.next_block,
-            lsn,
-            synced_through: self.synced,
-            prev_crc: self.prev_crc,
-            payload_crc: crc32c::crc32c(self.open_chunk.bytes(payload.start, payload.end)),
-        };
-        let (bytes, crc) = header.encode();
-        self.open_chunk.patch_header(self.open_start, &bytes);
         let stored = stored_bytes(payload.len());
         let end = self.open_start + stored;
         self.open_chunk.zero(self.open_end, end);
         self.open_chunk.freeze(end);
         self.closed.push_back(Closed {
             number: self.next_block,
-            lsn,
+            lsn: self.open_number * CHUNK_BYTES as u64 + self.open_start as u64,
             bytes: stored as u32,
+            flags: if skip { SKIP } else { 0 },
+            payload_bytes: payload.len() as u32,
+            payload_crc: crc32c::crc32c(self.open_chunk.bytes(payload.start, payload.end)),
             sync: self.open_sync && !sabotage::is(Bug::AckBeforeSync),
         });
         self.stats.depth_peak = self.stats.depth_peak.max(self.depth());
         self.next_block += 1;
-        self.prev_crc = crc;
         self.open_sync = false;
         if skip || end == CHUNK_BYTES {
             self.open_chunk = self.chunks.push();
@@ -415,20 +415,38 @@ impl Log {
             let Some(file) = self.files.iter().find(|file| file.number == file_number) else {
                 return; // the next file is still being prepared
             };
-            let chunk = self.chunks.get(block.lsn / CHUNK_BYTES as u64).expect("unsent blocks stay");
+            let file = file.file;
+            let chunk = self.chunks.get(block.lsn / CHUNK_BYTES as u64).expect("unsent blocks stay").clone();
+            let start = (block.lsn % CHUNK_BYTES as u64) as u32;
+            // Only now, so that it tells of every sync until now: a recovery that finds this block knows that
+            // what lies below that mark was durable (I-94).
+            self.synced_told = self.synced;
+            let header = BlockHeader {
+                flags: block.flags,
+                shard: self.start.shard,
+                payload_bytes: block.payload_bytes,
+                epoch: self.start.epoch,
+                number: block.number,
+                lsn: block.lsn,
+                synced_through: self.synced_told,
+                prev_crc: self.prev_crc,
+                payload_crc: block.payload_crc,
+            };
+            let (bytes, crc) = header.encode();
+            chunk.patch_header(start as usize, &bytes);
+            self.prev_crc = crc;
             let clean = self.dirty.is_empty() && self.syncing.is_none() || sabotage::is(Bug::SkipBarrier);
             let synced_write = block.sync && clean;
             let tag = self.io.submit(Op::WriteChunk {
-                file: file.file,
+                file,
                 offset: block.lsn % self.start.file_bytes,
-                chunk: chunk.clone(),
-                start: (block.lsn % CHUNK_BYTES as u64) as u32,
+                chunk,
+                start,
                 len: block.bytes,
                 sync: synced_write,
             });
             self.stats.blocks += 1;
             self.stats.bytes_written += u64::from(block.bytes);
-            let file = file.file;
             if !synced_write && !self.dirty.contains(&file) {
                 self.dirty.push(file);
             }
