@@ -35,7 +35,7 @@ impl Reserved {
     /// Whether a write that ends at `last_seq` should bring a mark: early, so that it can become durable
     /// before the seqs beyond the last one are used.
     pub fn mark_is_due(&self, last_seq: u64) -> bool {
-        last_seq + SEQ_RESERVE / 2 > self.through
+        last_seq + SEQ_RESERVE / 4 * 3 > self.through
     }
 
     /// A mark through this seq is in the log, in this block.
@@ -68,15 +68,15 @@ mod tests {
             (1, 0, true, false),
             (2, 0, false, false), // mark 1 in block 10 is on its way
             (2, 10, false, true),
-            (513, 10, false, true),
-            (514, 10, true, true), // early: mark 1 still covers it
-            (1025, 10, false, true),
-            (1026, 10, false, false), // beyond mark 1, and mark 2 in block 20 is not durable
-            (1027, 19, true, false),  // a third takes nobody's place but that of the newest
-            (1028, 20, false, true),
-            (1538, 20, false, true),
-            (1540, 29, true, false),
-            (1540, 40, false, true),
+            (257, 10, false, true),
+            (258, 10, true, true), // early, in block 20: mark 1 still covers it
+            (514, 10, false, true),
+            (515, 10, true, true),    // block 30
+            (1025, 10, true, true),   // block 40, in the place of the one before
+            (1026, 10, false, false), // beyond mark 1, and mark 2 is not durable
+            (1027, 20, false, true),
+            (1300, 20, true, false), // beyond mark 2
+            (1301, 40, false, true),
         ];
         let mut reserved = Reserved::default();
         let mut block = 0;

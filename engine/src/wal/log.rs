@@ -109,6 +109,10 @@ pub struct LogStats {
 /// Upper bounds of [`LogStats::fsync_buckets`] in µs; the last bucket has none.
 pub const FSYNC_BOUNDS_US: [u64; 9] = [50, 100, 250, 500, 1000, 5000, 10_000, 50_000, 100_000];
 
+/// Between two syncs that somebody wants and nobody waits for. A mark of reserved seqs is written when a
+/// quarter of the last one is used: at 100 000 records/s in a topic, 7 ms before the rest is.
+const WANTED_SYNC_US: u64 = 3_000;
+
 struct Closed {
     number: u64,
     lsn: u64,
@@ -172,8 +176,10 @@ pub struct Log {
     /// Files with completed or submitted writes that no issued sync covers.
     dirty: Vec<FileId>,
     syncing: Option<Syncing>,
-    /// Somebody wants blocks up to here durable, soon, and nobody waits for it.
-    wanted: u64,
+    /// The oldest and the newest block that somebody wants durable soon, though nobody waits for it.
+    wanted: Option<(u64, u64)>,
+    /// No sync for those before this.
+    wanted_not_before_us: u64,
     failed: Option<DiskError>,
 }
 
@@ -209,7 +215,8 @@ impl Log {
             synced_told: committed,
             dirty: Vec::new(),
             syncing: None,
-            wanted: 0,
+            wanted: None,
+            wanted_not_before_us: 0,
             failed: None,
         }
     }
@@ -392,17 +399,32 @@ impl Log {
         self.open_end = self.open_start + BLOCK_HEADER_BYTES;
     }
 
-    /// Blocks up to `number` should become durable soon: a sync goes out once they are committed. No block
-    /// waits for it.
+    /// Block `number` should become durable soon: a sync goes out once it is committed, at the latest with the
+    /// first flush [`WANTED_SYNC_US`] after the one before. No block waits for it.
     pub fn sync_through(&mut self, number: u64) {
-        self.wanted = self.wanted.max(number);
+        let (oldest, _) = self.wanted.unwrap_or((number, number));
+        self.wanted = Some((oldest, number));
+    }
+
+    /// One sync for all that was wanted until now; a stream of wishes must not keep the drive flushing.
+    fn sync_wanted(&mut self, now_us: u64) {
+        let Some((oldest, newest)) = self.wanted.filter(|(oldest, _)| *oldest <= self.committed) else {
+            return;
+        };
+        if self.synced >= newest {
+            self.wanted = None;
+        } else if self.synced >= oldest {
+            self.wanted = Some((self.synced + 1, newest));
+        } else if self.syncing.is_none() && now_us >= self.wanted_not_before_us {
+            self.wanted = (newest > self.committed).then_some((self.committed + 1, newest));
+            self.wanted_not_before_us = now_us + WANTED_SYNC_US;
+            self.sync_soon(now_us);
+        }
     }
 
     /// Sends what may go. Call once per turn of the loop.
     pub fn flush(&mut self, now_us: u64) {
-        if self.synced < self.wanted && self.wanted <= self.committed {
-            self.sync_soon(now_us);
-        }
+        self.sync_wanted(now_us);
         while self.failed.is_none() && self.flights.len() < self.start.in_flight_max {
             if self.closed.is_empty() {
                 if self.open_is_empty() {
