@@ -32,10 +32,16 @@ impl Reserved {
         self.through
     }
 
-    /// Whether a write that ends at `last_seq` should bring a mark: early, so that it can become durable
-    /// before the seqs beyond the last one are used.
+    /// Whether a write that ends at `last_seq` should bring a mark: long before it is needed, so that one sync
+    /// makes those of many topics durable.
     pub fn mark_is_due(&self, last_seq: u64) -> bool {
         last_seq + SEQ_RESERVE / 4 * 3 > self.through
+    }
+
+    /// The block that should be synced now if a write that ended at `last_seq` is not to be followed by one
+    /// that must wait: half of what is durably promised is used.
+    pub fn sync_is_due(&self, last_seq: u64) -> Option<u64> {
+        self.waiting[0].filter(|_| last_seq + SEQ_RESERVE / 2 > self.durable).map(|mark| mark.block)
     }
 
     /// A mark through this seq is in the log, in this block.
@@ -63,30 +69,33 @@ mod tests {
 
     #[test]
     fn a_seq_is_covered_once_its_mark_is_durable() {
-        // I-58: last seq, durable block, whether a mark is due, whether the write must not wait
+        // I-58: last seq, durable block, whether a mark is due, whether the write must not wait, which block
+        // should be synced
         let table = [
-            (1, 0, true, false),
-            (2, 0, false, false), // mark 1 in block 10 is on its way
-            (2, 10, false, true),
-            (257, 10, false, true),
-            (258, 10, true, true), // early, in block 20: mark 1 still covers it
-            (514, 10, false, true),
-            (515, 10, true, true),    // block 30
-            (1025, 10, true, true),   // block 40, in the place of the one before
-            (1026, 10, false, false), // beyond mark 1, and mark 2 is not durable
-            (1027, 20, false, true),
-            (1300, 20, true, false), // beyond mark 2
-            (1301, 40, false, true),
+            (1, 0, true, false, Some(10)),
+            (2, 0, false, false, Some(10)), // mark 1 is on its way
+            (2, 10, false, true, None),
+            (257, 10, false, true, None),
+            (258, 10, true, true, None), // early, in block 20: mark 1 still covers it
+            (513, 10, false, true, None),
+            (514, 10, false, true, Some(20)),
+            (515, 10, true, true, Some(20)),    // block 30
+            (1025, 10, true, true, Some(20)),   // block 40, in the place of the one before
+            (1026, 10, false, false, Some(20)), // beyond mark 1, and mark 2 is not durable
+            (1027, 20, false, true, Some(40)),
+            (1300, 20, true, false, Some(40)), // beyond mark 2
+            (1301, 40, false, true, None),
         ];
         let mut reserved = Reserved::default();
         let mut block = 0;
-        for (last_seq, durable, due, covered) in table {
+        for (last_seq, durable, due, covered, sync) in table {
             assert_eq!(reserved.mark_is_due(last_seq), due, "{last_seq}");
             if due {
                 block += 10;
                 reserved.marked(last_seq + SEQ_RESERVE, block);
             }
             assert_eq!(reserved.covers(last_seq, |block| block <= durable), covered, "{last_seq}");
+            assert_eq!(reserved.sync_is_due(last_seq), sync, "{last_seq}");
         }
     }
 

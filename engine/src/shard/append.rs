@@ -242,7 +242,8 @@ impl Shard {
 
     /// Makes sure that a `disk` topic's seqs up to `last_seq` are reserved by a mark that is durable before
     /// the batch commits (I-58). The next mark goes out long before it is needed and is synced beside the
-    /// appends, so that in an even stream none of them waits for a sync. Returns whether this one must.
+    /// appends, as late as it may be, so that in an even stream none of them waits for a sync and one sync serves
+    /// many topics. Returns whether this one must.
     pub(super) fn reserve(&mut self, slot: u32, last_seq: u64) -> bool {
         let topic = self.topics[slot as usize].as_mut().expect("a used slot");
         if topic.config.class != Class::Disk {
@@ -255,9 +256,11 @@ impl Shard {
             body[8..].copy_from_slice(&through.to_le_bytes());
             self.log.put_entry(Kind::Reserve, &body, false, false);
             topic.reserved.marked(through, self.log.entry_block());
-            self.log.sync_through(self.log.entry_block());
         }
         let covered = topic.reserved.covers(last_seq, |block| self.log.is_durable(block));
+        if let Some(block) = topic.reserved.sync_is_due(last_seq) {
+            self.log.sync_through(block);
+        }
         !covered && !sabotage::is(Bug::ReserveUnsynced)
     }
 

@@ -109,10 +109,6 @@ pub struct LogStats {
 /// Upper bounds of [`LogStats::fsync_buckets`] in µs; the last bucket has none.
 pub const FSYNC_BOUNDS_US: [u64; 9] = [50, 100, 250, 500, 1000, 5000, 10_000, 50_000, 100_000];
 
-/// Between two syncs that somebody wants and nobody waits for. A mark of reserved seqs is written when a
-/// quarter of the last one is used: at 100 000 records/s in a topic, 7 ms before the rest is.
-const WANTED_SYNC_US: u64 = 3_000;
-
 struct Closed {
     number: u64,
     lsn: u64,
@@ -178,8 +174,6 @@ pub struct Log {
     syncing: Option<Syncing>,
     /// The oldest and the newest block that somebody wants durable soon, though nobody waits for it.
     wanted: Option<(u64, u64)>,
-    /// No sync for those before this.
-    wanted_not_before_us: u64,
     failed: Option<DiskError>,
 }
 
@@ -216,7 +210,6 @@ impl Log {
             dirty: Vec::new(),
             syncing: None,
             wanted: None,
-            wanted_not_before_us: 0,
             failed: None,
         }
     }
@@ -399,14 +392,14 @@ impl Log {
         self.open_end = self.open_start + BLOCK_HEADER_BYTES;
     }
 
-    /// Block `number` should become durable soon: a sync goes out once it is committed, at the latest with the
-    /// first flush [`WANTED_SYNC_US`] after the one before. No block waits for it.
+    /// Block `number` should become durable soon: a sync goes out once it is committed. No block waits for it.
     pub fn sync_through(&mut self, number: u64) {
-        let (oldest, _) = self.wanted.unwrap_or((number, number));
-        self.wanted = Some((oldest, number));
+        let (oldest, newest) = self.wanted.unwrap_or((number, number));
+        self.wanted = Some((oldest.min(number), newest.max(number)));
     }
 
-    /// One sync for all that was wanted until now; a stream of wishes must not keep the drive flushing.
+    /// One sync for all that was wanted until now. It does not wait for the newest: in a stream of wishes that
+    /// one is always on its way.
     fn sync_wanted(&mut self, now_us: u64) {
         let Some((oldest, newest)) = self.wanted.filter(|(oldest, _)| *oldest <= self.committed) else {
             return;
@@ -415,9 +408,8 @@ impl Log {
             self.wanted = None;
         } else if self.synced >= oldest {
             self.wanted = Some((self.synced + 1, newest));
-        } else if self.syncing.is_none() && now_us >= self.wanted_not_before_us {
+        } else if self.syncing.is_none() {
             self.wanted = (newest > self.committed).then_some((self.committed + 1, newest));
-            self.wanted_not_before_us = now_us + WANTED_SYNC_US;
             self.sync_soon(now_us);
         }
     }
