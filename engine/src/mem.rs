@@ -152,9 +152,9 @@ impl Chunk {
         unsafe { std::ptr::write_bytes(self.0.ptr.as_ptr().add(start), 0, end - start) }
     }
 
-    /// Writes the header of the open block, for which room was left below the frozen mark when the
-    /// block was opened. Readers take slices of entries only, which never cover a block header
-    /// before it is written; afterwards it is never written again.
+    /// Writes the header of a block that is about to be sent, for which room was left below the frozen mark when
+    /// the block was opened. Once, before the kernel reads it; readers keep slices of entries only, which never
+    /// cover a block header.
     pub fn patch_header(&self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= CHUNK_BYTES);
         // SAFETY: inside the allocation; no slice covers the range (above), and the chunk is used by
