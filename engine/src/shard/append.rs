@@ -9,10 +9,10 @@ use crate::event::{Batch, RecordSpan};
 use crate::ids::{Lsn, Millis};
 use crate::limits::{CHUNK_BYTES, SEQ_RESERVE};
 use crate::sabotage::{self, Bug};
-use crate::topic::Remembered;
+use crate::topic::{Remembered, Topic};
 use crate::wal::Wait;
 use crate::wal::frame::{Kind, Piece, PieceOf};
-use crate::wal::log::FrameRef;
+use crate::wal::log::{FrameRef, Log};
 
 /// An append as it arrives at the owner. The edge has checked W-11…W-17.
 #[derive(Clone, Copy)]
@@ -28,6 +28,9 @@ pub struct AppendRequest<'a> {
     /// Settings for a topic that this call creates.
     pub config: Option<&'a TopicConfig>,
 }
+
+/// Marks of a clean stop that are put in one turn: far less than a chunk.
+const MARKS_PER_TURN: usize = 4096;
 
 /// The outcome of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,18 +253,35 @@ impl Shard {
             return false;
         }
         if topic.reserved.mark_is_due(last_seq) {
-            let through = last_seq + SEQ_RESERVE;
-            let mut body = [0; 16];
-            body[..8].copy_from_slice(&topic.id.0.to_le_bytes());
-            body[8..].copy_from_slice(&through.to_le_bytes());
-            self.log.put_entry(Kind::Reserve, &body, false, false);
-            topic.reserved.marked(through, self.log.entry_block());
+            put_mark(&mut self.log, topic, last_seq + SEQ_RESERVE, false);
         }
         let covered = topic.reserved.covers(last_seq, |block| self.log.is_durable(block));
         if let Some(block) = topic.reserved.sync_is_due(last_seq) {
             self.log.sync_through(block);
         }
         !covered && !sabotage::is(Bug::ReserveUnsynced)
+    }
+
+    /// Before the checkpoint of a clean stop: heads of `ephemeral` topics, which no entry of the log tells, get
+    /// marks, so that the log alone would give them too, were that checkpoint damaged (I-59, I-95). In pieces;
+    /// returns whether there is more to do or to wait for.
+    pub(super) fn mark_unlogged_heads(&mut self) -> bool {
+        let untold =
+            |topic: &Topic| topic.config.class == Class::Ephemeral && topic.shown.head > topic.reserved.through();
+        if !self.topics.iter().flatten().any(untold) {
+            return false;
+        }
+        if self.sealing.no_file.is_some() {
+            return false; // a full disk: the checkpoint alone tells, if it can be written at all
+        }
+        if self.log.file_room() < CHUNK_BYTES as u64 {
+            self.sealing.wanted_room = self.sealing.wanted_room.max(CHUNK_BYTES as u64);
+            return true;
+        }
+        for topic in self.topics.iter_mut().flatten().filter(|topic| untold(topic)).take(MARKS_PER_TURN) {
+            put_mark(&mut self.log, topic, topic.shown.head, true);
+        }
+        true
     }
 
     pub(super) fn write_log(&mut self, slot: u32, batch: &Batch<'_>, to: &PieceOf<'_>, sync: bool) {
@@ -313,6 +333,15 @@ impl Shard {
             self.sealing.new_keys.push((id, hash, outcome));
         }
     }
+}
+
+/// A mark that seqs through this one are given away (I-58).
+fn put_mark(log: &mut Log, topic: &mut Topic, through: u64, last: bool) {
+    let mut body = [0; 16];
+    body[..8].copy_from_slice(&topic.id.0.to_le_bytes());
+    body[8..].copy_from_slice(&through.to_le_bytes());
+    log.put_entry(Kind::Reserve, &body, last, false);
+    topic.reserved.marked(through, log.entry_block());
 }
 
 /// W-30 and W-31: what a `reject` topic takes. Live records and bytes only (I-35).

@@ -260,7 +260,7 @@ impl Shard {
             return;
         }
         if self.sealing.stopping == 1 {
-            if !self.log.is_busy() && self.effects.is_empty() {
+            if !self.log.is_busy() && self.effects.is_empty() && !self.mark_unlogged_heads() {
                 self.sealing.stopping = 2;
                 self.snapshot(now, true);
             }
