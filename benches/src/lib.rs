@@ -108,6 +108,7 @@ impl Rig {
     /// Lets everything grow old enough to be sealed, and waits for it.
     pub fn seal(&mut self) {
         self.now += 10_000;
+        self.now_us += 10_000_000;
         self.settle();
     }
 

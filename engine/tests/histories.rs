@@ -182,6 +182,26 @@ fn what_was_once_over_by_age_stays_gone_when_the_clock_steps_back() {
 }
 
 #[test]
+fn disk_data_is_durable_within_a_second() {
+    // Semantics, section 5: at 700 ms of age, and not much earlier, or syncs would hold up the writes beside them.
+    let mut rig = Rig::new(1, ShardSettings { segment_max_age_ms: 0, ..settings() });
+    rig.open().unwrap();
+    rig.put("t", &of(Class::Disk)).unwrap();
+    rig.append_and_wait("t", &[Rec::new("1")]).unwrap(); // synced with the mark that reserves its seq (I-58)
+    rig.advance(10_000);
+    rig.settle().unwrap();
+    for _ in 0..3 {
+        let block = rig.append_and_wait("t", &[Rec::new("2")]).unwrap().wait.0;
+        rig.advance(650);
+        rig.settle().unwrap();
+        assert!(!rig.shard().log.is_durable(block));
+        rig.advance(50);
+        rig.settle().unwrap();
+        assert!(rig.shard().log.is_durable(block));
+    }
+}
+
+#[test]
 fn recovery_padding_neither_evicts_nor_brings_evictions_closer() {
     // I-33, as its recipe in §11 says, and no tombstone over vacant seqs (I-23).
     for kind in [Crash::Kill, Crash::PowerLoss] {

@@ -266,8 +266,9 @@ impl Shard {
     /// marks, so that the log alone would give them too, were that checkpoint damaged (I-59, I-95). In pieces;
     /// returns whether there is more to do or to wait for.
     pub(super) fn mark_unlogged_heads(&mut self) -> bool {
-        let untold =
-            |topic: &Topic| topic.config.class == Class::Ephemeral && topic.shown.head > topic.reserved.through();
+        let untold = |topic: &Topic| {
+            topic.config.class == Class::Ephemeral && topic.shown.head > topic.reserved.through()
+        };
         if !self.topics.iter().flatten().any(untold) {
             return false;
         }

@@ -444,6 +444,13 @@ impl Shard {
         queue.map_or(Vec::new(), |queue| queue.all_stored())
     }
 
+    /// Ranges of seqs that never held a record, those above the floor among them; for simulation.
+    pub(crate) fn vacant_seqs(&self, topic: TopicRef) -> Vec<(u64, u64)> {
+        let found = self.topics.get(topic.slot as usize).and_then(Option::as_ref);
+        let found = found.filter(|found| found.id == topic.id);
+        found.map_or(Vec::new(), |found| found.vacant.iter().collect())
+    }
+
     fn alive_queue(&mut self, topic: TopicRef) -> Option<&mut Queue> {
         let found = self.topics.get_mut(topic.slot as usize)?.as_mut()?;
         found.queue.as_mut().filter(|_| found.id == topic.id).map(|queue| &mut **queue)

@@ -32,6 +32,7 @@ pub mod op;
 mod plan;
 mod rig;
 mod shrink;
+mod topics;
 mod verify;
 mod world;
 

@@ -100,6 +100,8 @@ pub(super) struct Observed {
     /// Position and total of routers.
     pub(super) links: BTreeMap<RouterId, (u64, u64)>,
     pub(super) jobs: Vec<StoredJob>,
+    /// Seqs that never held a record, by the shard's own account.
+    pub(super) vacant: Vec<(u64, u64)>,
 }
 
 /// What a read must deliver.
@@ -109,6 +111,16 @@ pub(super) struct Page {
     pub(super) next: u64,
     pub(super) examined: u64,
     pub(super) tombstone: Option<Tombstone>,
+}
+
+/// Seqs above `from` up to `through` that lie in none of these ranges.
+fn held_within(vacant: &[(u64, u64)], from: u64, through: u64) -> u64 {
+    let mut held = through.saturating_sub(from);
+    for (first, last) in vacant {
+        let (first, last) = ((*first).max(from + 1), (*last).min(through));
+        held -= (last + 1).saturating_sub(first);
+    }
+    held
 }
 
 impl Topic {
@@ -240,12 +252,14 @@ impl Topic {
 
     /// Seqs up to here and above `from` that held a record once.
     pub(super) fn lost_within(&self, from: u64, through: u64) -> u64 {
-        let mut held = through.saturating_sub(from);
-        for (first, last) in &self.vacant {
-            let (first, last) = ((*first).max(from + 1), (*last).min(through));
-            held -= (last + 1).saturating_sub(first);
-        }
-        held
+        held_within(&self.vacant, from, through)
+    }
+
+    /// Whether as many seqs have held records as the shard says. What is gone shows nothing else, so two states
+    /// may look alike of which one has a record, with its key, that the other has not.
+    pub(super) fn held_as_many(&self, observed: &Observed) -> bool {
+        let floor = self.floor();
+        self.lost_within(floor, self.head) == held_within(&observed.vacant, floor, self.head)
     }
 
     /// The gaps that a reader from `from` on must hear of besides the floor (I-68).
@@ -427,7 +441,7 @@ impl Topic {
 
     /// Whether a topic shows this state; `exact`: the head too, and everything in memory.
     pub(super) fn agrees(&self, observed: &Observed, exact: bool) -> Result<(), (&'static str, String)> {
-        let Observed { shown, tombstone, records, gaps, links, jobs } = observed;
+        let Observed { shown, tombstone, records, gaps, links, jobs, .. } = observed;
         if shown.config != self.config {
             return Err(("I-50", format!("configuration {:?} instead of {:?}", shown.config, self.config)));
         }

@@ -243,13 +243,18 @@ impl Rig {
         Err(hangs("the shards do not come to rest"))
     }
 
+    /// Time passes, by both clocks.
+    pub(super) fn pass(&mut self, ms: u64) {
+        self.now += ms as i64;
+        self.now_us += ms * 1000;
+    }
+
     /// While nothing is under way only the clocks can help, and on a disk that stays full an operator.
     fn pass_idle_time(&mut self, turn: usize) {
         if turn < IDLE_TURNS || self.disk.in_flight() > 0 {
             return;
         }
-        self.now_us += 50_000;
-        self.now += 50;
+        self.pass(50);
         if turn >= FULL_TURNS {
             self.disk.lift_full();
         }
@@ -473,6 +478,12 @@ impl Rig {
     pub(super) fn jobs(&self, topic: &str) -> Vec<StoredJob> {
         let found = self.find(topic);
         found.map_or(Vec::new(), |found| self.shards[self.home(topic)].known_jobs(found))
+    }
+
+    /// Seqs of a topic that never held a record, as the shard has them.
+    pub(super) fn vacant(&self, topic: &str) -> Vec<(u64, u64)> {
+        let found = self.find(topic);
+        found.map_or(Vec::new(), |found| self.shards[self.home(topic)].vacant_seqs(found))
     }
 
     /// Names of all topics, of all shards.

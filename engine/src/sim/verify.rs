@@ -9,8 +9,8 @@ use crate::checkpoint;
 use crate::config::Class;
 use crate::disk::sim::Crash;
 use crate::ids::RouterId;
-use crate::shard::TombstoneReason;
 use crate::shard::recover::RecoverError;
+use crate::shard::{TombstoneReason, parse_shard_dir};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -56,7 +56,7 @@ impl World {
         let links = links.filter(|(_, link)| found.is_some_and(|found| link.dest == found.id));
         let links = links.map(|(router, link)| (router, (link.position, link.forwarded_total))).collect();
         let jobs = self.rig.jobs(name);
-        Ok(Observed { shown, tombstone, records, gaps, links, jobs })
+        Ok(Observed { shown, tombstone, records, gaps, links, jobs, vacant: self.rig.vacant(name) })
     }
 
     /// Lets everything settle and compares every topic with the model.
@@ -326,6 +326,7 @@ impl World {
         let base = past.and_then(|past| past.base.clone());
         let state_at = |at: usize| if at == 0 { base.clone() } else { steps[at - 1].after.clone() };
         let (mut why, mut rule) = (String::new(), "I-51");
+        let mut alike: Option<Topic> = None;
         for at in (least..=steps.len()).rev() {
             let verdict = match (state_at(at), &observed) {
                 (None, None) => return Ok(None),
@@ -342,7 +343,13 @@ impl World {
                     state.expire(now);
                     state.notice(now);
                     match state.agrees(observed, false) {
-                        Ok(()) => return self.go_on(name, steps, committed, state, observed).map(Some),
+                        Ok(()) if state.held_as_many(observed) => {
+                            return self.go_on(name, steps, committed, state, observed).map(Some);
+                        }
+                        Ok(()) => {
+                            alike.get_or_insert(state);
+                            continue;
+                        }
                         Err(verdict) => verdict,
                     }
                 }
@@ -356,6 +363,9 @@ impl World {
             if steps.len() - at < 12 {
                 why.push_str(&format!("\n  after {at} ({what}): {}", verdict.1));
             }
+        }
+        if let (Some(state), Some(observed)) = (alike, &observed) {
+            return self.go_on(name, steps, committed, state, observed).map(Some);
         }
         let shown = observed.as_ref().map(|observed| &observed.shown);
         for (at, step) in steps.iter().enumerate().skip((least.max(8)) - 8).take(24) {
@@ -503,8 +513,11 @@ impl World {
     /// so: a block cannot be told from one that was being written, even if it was synced, while no later one
     /// says so (I-93).
     fn is_cut_at_the_end(&self, path: &str, told: &[u64]) -> bool {
-        let shard = path.split('/').nth(1).and_then(|dir| dir.split('-').nth(1)?.parse::<usize>().ok());
-        let cut = shard.and_then(|shard| self.rig.cuts.get(shard)?.zip(told.get(shard).copied()));
+        let dir = path.split('/').nth(1).and_then(parse_shard_dir);
+        let cut = dir.and_then(|(_, shard)| {
+            let shard = usize::from(shard);
+            self.rig.cuts.get(shard)?.zip(told.get(shard).copied())
+        });
         cut.is_some_and(|(before, told)| before > told)
     }
 }

@@ -171,6 +171,8 @@ pub struct Log {
     synced_told: u64,
     /// Files with completed or submitted writes that no issued sync covers.
     dirty: Vec<FileId>,
+    /// When the oldest of those writes was submitted.
+    dirty_since_us: u64,
     syncing: Option<Syncing>,
     /// The oldest and the newest block that somebody wants durable soon, though nobody waits for it.
     wanted: Option<(u64, u64)>,
@@ -208,6 +210,7 @@ impl Log {
             synced: committed,
             synced_told: committed,
             dirty: Vec::new(),
+            dirty_since_us: 0,
             syncing: None,
             wanted: None,
             failed: None,
@@ -424,12 +427,12 @@ impl Log {
                 }
                 self.close_block(false);
             }
-            let block = self.closed.front().expect("just made sure");
-            let file_number = block.lsn / self.start.file_bytes;
+            let file_number = self.closed.front().expect("just made sure").lsn / self.start.file_bytes;
             let Some(file) = self.files.iter().find(|file| file.number == file_number) else {
                 return; // the next file is still being prepared
             };
             let file = file.file;
+            let block = self.closed.pop_front().expect("just seen");
             let chunk = self.chunks.get(block.lsn / CHUNK_BYTES as u64).expect("unsent blocks stay").clone();
             let start = (block.lsn % CHUNK_BYTES as u64) as u32;
             // Only now, so that it tells of every sync until now: a recovery that finds this block knows that
@@ -461,8 +464,8 @@ impl Log {
             });
             self.stats.blocks += 1;
             self.stats.bytes_written += u64::from(block.bytes);
-            if !synced_write && !self.dirty.contains(&file) {
-                self.dirty.push(file);
+            if !synced_write {
+                self.note_dirty(file, now_us);
             }
             self.flights.push_back(Flight {
                 number: block.number,
@@ -474,7 +477,6 @@ impl Log {
                 file,
                 submitted_us: now_us,
             });
-            self.closed.pop_front();
         }
     }
 
@@ -528,15 +530,25 @@ impl Log {
         }
     }
 
+    fn note_dirty(&mut self, file: FileId, since_us: u64) {
+        if self.dirty.is_empty() {
+            self.dirty_since_us = since_us;
+        }
+        if !self.dirty.contains(&file) {
+            self.dirty.push(file);
+        }
+    }
+
     /// Syncs every dirty file; blocks up to `through` were all written.
     fn issue_sync(&mut self, through: u64, now_us: u64) {
         let waiting: Vec<Tag> =
             self.dirty.iter().map(|file| self.io.submit(Op::Sync { file: *file })).collect();
         // What is on its way now may miss this sync.
         self.dirty.clear();
-        for flight in self.flights.iter().filter(|flight| !flight.synced_write && flight.number > through) {
-            if !self.dirty.contains(&flight.file) {
-                self.dirty.push(flight.file);
+        for at in 0..self.flights.len() {
+            let Flight { synced_write, number, file, submitted_us, .. } = self.flights[at];
+            if !synced_write && number > through {
+                self.note_dirty(file, submitted_us);
             }
         }
         if waiting.is_empty() {
@@ -546,9 +558,15 @@ impl Log {
         }
     }
 
+    /// [`Log::sync_soon`], if anything was submitted this long ago and no sync that was asked for since has it.
+    pub fn sync_what_is_older(&mut self, age_us: u64, now_us: u64) {
+        if now_us.saturating_sub(self.dirty_since_us) >= age_us {
+            self.sync_soon(now_us);
+        }
+    }
+
     /// Starts a sync of everything committed, if something is not durable yet and no sync is on its
-    /// way: called every few hundred ms, so `disk`-class data is exposed for less than a second. Blocks that
-    /// need no sync commit meanwhile.
+    /// way. Blocks that need no sync commit meanwhile.
     pub fn sync_soon(&mut self, now_us: u64) {
         if self.failed.is_none() && self.syncing.is_none() && !self.dirty.is_empty() {
             self.issue_sync(self.committed, now_us);

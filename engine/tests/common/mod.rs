@@ -1,8 +1,9 @@
 //! What the tests of whole shards share: a [`Rig`] that runs a shard on a simulated disk by a seed, and
-//! in [`oracle`] a plain model of topics beside it.
+//! in [`oracle`] a plain [`model`] of topics beside it.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test crate uses its part of it")]
 
 pub mod judge;
+pub mod model;
 pub mod oracle;
 
 use runelog_engine::config::TopicConfig;
@@ -264,7 +265,7 @@ impl Rig {
                     return Ok(());
                 }
             } else if !shard.has_work() && self.disk.in_flight() == 0 {
-                self.now += 50; // a log file that could not be made is tried again after a while
+                self.advance(50); // a log file that could not be made is tried again after a while
             }
         }
         panic!("the shard does not come to rest");
@@ -287,9 +288,10 @@ impl Rig {
         panic!("block {block} is never committed");
     }
 
-    /// Lets the wall clock go on, and turns a few times so that the shard sees it.
+    /// Lets time pass, by both clocks; the wall clock can be set back.
     pub fn advance(&mut self, ms: i64) {
         self.now += ms;
+        self.now_us += ms.max(0) as u64 * 1000;
     }
 
     /// Ends the shard as a crash would.
