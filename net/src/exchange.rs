@@ -34,6 +34,7 @@ use crate::streams::session::Wid;
 use crate::streams::work::WorkRequest;
 use crate::streams::{Host, StreamNews};
 use crate::ws::Upgrade;
+use runelog_engine::config::is_topic_name;
 use runelog_engine::limits::BATCH_RECORDS_MAX;
 use runelog_engine::shard::{AppendRequest, Named};
 use std::time::Instant;
@@ -65,6 +66,8 @@ pub(crate) struct Edge {
     pub(crate) probe_auth: bool,
     /// Shortest heartbeat that a watch may ask for.
     pub(crate) heartbeat_ms_min: u64,
+    /// The first of a row of ports, of which each reaches one core.
+    pub(crate) shard_ports: Option<u16>,
     /// Largest body (L-8); 0 refuses every non-empty one.
     pub(crate) max_body_bytes: u64,
     pub(crate) scratch: WriteScratch,
@@ -426,6 +429,22 @@ impl Exchange {
                 service.operate_everywhere(caller, || Op::Report);
                 Handled::Later
             }
+            Route::Shards => {
+                let topic = query::query_str(head.query, "topic");
+                if let Some(topic) = &topic {
+                    if !is_topic_name(topic.as_bytes()) {
+                        return Err(Fault::invalid_request("`topic` is no name that a topic can have"));
+                    }
+                    self.access.needs_topic(topic)?;
+                }
+                sink.begin(200, JSON);
+                let of_topic = topic.map(|topic| service.owner(&topic));
+                write_shards(sink.body(), service.cores(), edge.shard_ports, of_topic);
+                self.end_object(sink.body(), None);
+                sink.finish(self.omit_body);
+                service.counters.count_status(200);
+                return Ok(None);
+            }
             Route::Health => {
                 sink.begin(200, JSON);
                 let out = sink.body();
@@ -450,6 +469,27 @@ impl Exchange {
     fn gather(&mut self, service: &Service, parts: Parts) {
         self.gathering = Some(Box::new(Gathering { left: service.cores(), parts, refused: None }));
     }
+}
+
+/// How many cores there are and their ports, or one of them; the object stays open.
+fn write_shards(out: &mut Vec<u8>, cores: usize, first_port: Option<u16>, only: Option<usize>) {
+    out.extend_from_slice(b"{\"count\":");
+    write_u64(out, cores as u64);
+    out.extend_from_slice(b",\"shards\":[");
+    for shard in (0..cores).filter(|shard| only.is_none_or(|only| only == *shard)) {
+        if out.last() == Some(&b'}') {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"{\"shard\":");
+        write_u64(out, shard as u64);
+        out.extend_from_slice(b",\"port\":");
+        match first_port {
+            Some(first) => write_u64(out, u64::from(first) + shard as u64),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.push(b'}');
+    }
+    out.push(b']');
 }
 
 /// V-1.

@@ -56,7 +56,9 @@ fn need(method: Method, path: &[u8]) -> Need<'_> {
     let key = |scopes| Need::Key { scopes, name: None, token: false };
     match path {
         b"/v0/health" | b"/healthz" | b"/v0/ready" | b"/readyz" => return Need::Probe,
-        b"/v0/topics" | b"/v0/routers" | b"/v0/watch" | b"/v0/metrics" => return key(Scopes::READ),
+        b"/v0/topics" | b"/v0/routers" | b"/v0/shards" | b"/v0/watch" | b"/v0/metrics" => {
+            return key(Scopes::READ);
+        }
         b"/v0/ws" => return key(Scopes::NONE), // A-15
         _ => {}
     }
@@ -148,6 +150,7 @@ mod tests {
             ("A-8", &[Get, Put], "/v0/topics/", ""),
             ("A-8", &[Post], "/v0/topics//diff", ""),
             ("A-6", &[Get], "/v0/routers", "r"),
+            ("A-6", &[Get, Head], "/v0/shards", "r"),
             ("A-8", &[Post], "/v0/routers", "r"),
             ("A-6", &[Get, Head], "/v0/routers/a-%3Eb", "r a-%3Eb"),
             ("A-6", &[Put], "/v0/routers/r", "a r"),

@@ -84,6 +84,8 @@ pub enum Route<'a> {
     DeleteRouter(Segment<'a>),
     /// `GET /v0/routers` (7.3)
     ListRouters,
+    /// `GET /v0/shards`: which port reaches the core that owns a topic
+    Shards,
     /// `GET /v0/health`, `/healthz` (H-1)
     Health,
     /// `GET /v0/ready`, `/readyz` (H-2)
@@ -114,6 +116,7 @@ impl<'a> Route<'a> {
             | Route::ListRouters
             | Route::CreateWatch
             | Route::OpenWatch(_)
+            | Route::Shards
             | Route::Health
             | Route::Ready
             | Route::Metrics
@@ -142,6 +145,7 @@ impl<'a> Route<'a> {
             | Route::GetRouter(_)
             | Route::DeleteRouter(_)
             | Route::ListRouters
+            | Route::Shards
             | Route::Health
             | Route::Ready
             | Route::Metrics
@@ -168,6 +172,7 @@ pub fn route(method: Method, path: &[u8]) -> Routed<'_> {
     match path {
         b"/v0/topics" => return read_only(Route::ListTopics),
         b"/v0/routers" => return read_only(Route::ListRouters),
+        b"/v0/shards" => return read_only(Route::Shards),
         b"/v0/health" | b"/healthz" => return read_only(Route::Health),
         b"/v0/ready" | b"/readyz" => return read_only(Route::Ready),
         b"/v0/metrics" => return read_only(Route::Metrics),
@@ -252,7 +257,7 @@ mod tests {
         let t = Segment(b"t");
         let read = |route| vec![(Method::Get, route), (Method::Head, route)];
         type Row<'a> = (&'a str, &'a [u8], Vec<(Method, Route<'a>)>, &'a str);
-        let table: [Row<'_>; 19] = [
+        let table: [Row<'_>; 20] = [
             // rule, path, what its methods mean, Allow
             ("T-15 3.3", b"/v0/topics", read(Route::ListTopics), "GET, HEAD"),
             ("T-15 7.3", b"/v0/routers", read(Route::ListRouters), "GET, HEAD"),
@@ -267,6 +272,7 @@ mod tests {
                 ],
                 "GET, HEAD, PUT, DELETE",
             ),
+            ("T-15", b"/v0/shards", read(Route::Shards), "GET, HEAD"),
             ("T-15 H-1", b"/v0/health", read(Route::Health), "GET, HEAD"),
             ("T-15 H-1", b"/healthz", read(Route::Health), "GET, HEAD"),
             ("T-15 H-2", b"/v0/ready", read(Route::Ready), "GET, HEAD"),

@@ -56,6 +56,9 @@ pub const LOCK_FILE: &str = ".runelog.lock";
 pub struct Options {
     /// Where to listen; the first one goes to the port file.
     pub addresses: Vec<SocketAddr>,
+    /// Core n takes connections on this port + n too, at the same addresses, and keeps them: a client that
+    /// asks the owner of a topic is answered without a hop between cores.
+    pub shard_ports: Option<u16>,
     /// Gets `host:port` once listening.
     pub port_file: Option<PathBuf>,
     /// Created if missing.
@@ -136,6 +139,7 @@ pub fn run(options: Options) -> Result<(), ServerError> {
         .iter()
         .map(|address| bind(address).map_err(|error| failed(address, error)))
         .collect::<Result<Vec<_>, _>>()?;
+    let of_cores = bind_shard_ports(&options)?;
 
     let (layout, mut disk) = open(&options)?;
     let stop = Arc::new(Stop::default());
@@ -156,6 +160,7 @@ pub fn run(options: Options) -> Result<(), ServerError> {
             max_body_bytes: options.max_body_bytes,
             keys: options.keys.clone(),
             probe_auth: options.probe_auth,
+            shard_ports: options.shard_ports,
             caps: caps.clone(),
             heartbeat_ms_min: options.heartbeat_ms_min,
             quota: quota.clone(),
@@ -201,6 +206,9 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     let routers = routers.map_err(|error| failed("routers", error))?;
 
     let mut bound = Vec::new();
+    for socket in of_cores.iter().flatten() {
+        sys::listen(socket).map_err(|error| failed("listen on a shard port", error))?;
+    }
     for socket in &sockets {
         bound.push(sys::listen(socket).map_err(|error| failed("listen", error))?);
     }
@@ -211,9 +219,9 @@ pub fn run(options: Options) -> Result<(), ServerError> {
         write_port_file(path, bound[0]).map_err(|error| failed(path.display(), error))?;
     }
     let mut sockets = Some(sockets);
-    for (_, go) in &cores {
+    for ((_, go), own) in cores.iter().zip(of_cores) {
         // The first core accepts for all.
-        let _ = go.send(Word::Serve(sockets.take().unwrap_or_default()));
+        let _ = go.send(Word::Serve { shared: sockets.take().unwrap_or_default(), own });
     }
 
     let signal = sys::wait_for_stop_signal();
@@ -226,6 +234,20 @@ pub fn run(options: Options) -> Result<(), ServerError> {
         0 => Ok(()),
         _ => Err(ServerError("a core could not stop cleanly (its disk failed or is full); the next start recovers from its log".into())),
     }
+}
+
+/// The sockets of each core's own port; none for any if there are no such ports.
+fn bind_shard_ports(options: &Options) -> Result<Vec<Vec<OwnedFd>>, ServerError> {
+    let bind_core = |core: u16| {
+        let Some(first) = options.shard_ports else { return Ok(Vec::new()) };
+        let port = first.checked_add(core).ok_or_else(|| failed("shard ports", "beyond port 65535"))?;
+        let own = options.addresses.iter().map(|address| {
+            let address = SocketAddr::new(address.ip(), port);
+            bind(&address).map_err(|error| failed(format!("{address}, the port of shard {core}"), error))
+        });
+        own.collect()
+    };
+    (0..options.shards).map(bind_core).collect()
 }
 
 /// Binds an address, with patience while it is taken (SU-4 comes after that).
@@ -320,6 +342,7 @@ struct CoreStart {
     max_body_bytes: u64,
     keys: Keys,
     probe_auth: bool,
+    shard_ports: Option<u16>,
     heartbeat_ms_min: u64,
     caps: Arc<Caps>,
     quota: Arc<Quota>,
@@ -350,9 +373,9 @@ impl CoreStart {
         drop(report_to);
         while let Ok(word) = go.recv() {
             match word {
-                Word::Serve(listeners) => {
+                Word::Serve { shared, own } => {
                     tracing::debug!(core, "serving");
-                    return Worker { listeners, ..worker }.run();
+                    return Worker { listeners: shared, own_listeners: own, ..worker }.run();
                 }
                 word => worker.prepare(word),
             }
@@ -394,6 +417,8 @@ impl CoreStart {
             service,
             stop: self.stop,
             listeners: Vec::new(),
+            own_listeners: Vec::new(),
+            shard_ports: self.shard_ports,
             max_body_bytes: self.max_body_bytes,
             keys: self.keys,
             probe_auth: self.probe_auth,

@@ -60,8 +60,12 @@ pub(crate) struct Worker {
     pub(crate) sockets: Sockets,
     pub(crate) service: Service,
     pub(crate) stop: Arc<Stop>,
-    /// Listening sockets, on the core that accepts.
+    /// Listening sockets, on the core that accepts for all.
     pub(crate) listeners: Vec<OwnedFd>,
+    /// Those whose connections stay on this core.
+    pub(crate) own_listeners: Vec<OwnedFd>,
+    /// See [`Options::shard_ports`](crate::server::Options::shard_ports).
+    pub(crate) shard_ports: Option<u16>,
     pub(crate) max_body_bytes: u64,
     pub(crate) keys: Keys,
     pub(crate) probe_auth: bool,
@@ -79,6 +83,8 @@ struct Running {
     shared: Shared,
     dates: DateCache,
     listening: Vec<ListenerId>,
+    /// Those of them whose connections stay here.
+    own: Vec<ListenerId>,
     next_core: usize,
     events: Vec<Event>,
     done: Vec<Done>,
@@ -99,7 +105,7 @@ impl Worker {
             Word::Look(stored, reply) => _ = reply.send(self.service.look_at_routers(&stored)),
             Word::Link(alive, reply) => _ = reply.send(self.link_routers(&alive)),
             Word::Routers(routes, max) => self.service.begin_routers(&routes, max),
-            Word::Serve(_) => unreachable!("that is what this prepares for"),
+            Word::Serve { .. } => unreachable!("that is what this prepares for"),
         }
     }
 
@@ -153,6 +159,7 @@ impl Worker {
                     max_body_bytes: self.max_body_bytes,
                     keys: std::mem::take(&mut self.keys),
                     probe_auth: self.probe_auth,
+                    shard_ports: self.shard_ports,
                     heartbeat_ms_min: self.heartbeat_ms_min,
                     scratch: Default::default(),
                     steady_ms: 0,
@@ -166,6 +173,7 @@ impl Worker {
             },
             dates: DateCache::new(),
             listening: Vec::new(),
+            own: Vec::new(),
             next_core: 0,
             events: Vec::new(),
             done: Vec::new(),
@@ -176,6 +184,10 @@ impl Worker {
         for listener in std::mem::take(&mut self.listeners) {
             running.listening.push(self.sockets.listen(&mut self.ring, listener));
         }
+        for listener in std::mem::take(&mut self.own_listeners) {
+            running.own.push(self.sockets.listen(&mut self.ring, listener));
+        }
+        running.listening.extend_from_slice(&running.own);
         let mut stopping_since = None;
         let mut drained = false;
         let mut ending = None;
@@ -318,6 +330,9 @@ impl Worker {
         let mut events = std::mem::take(&mut running.events);
         for event in events.drain(..) {
             match event {
+                Event::Accepted { listener, fd } if running.own.contains(&listener) => {
+                    self.adopt(fd, running)
+                }
                 Event::Accepted { fd, .. } => self.place(fd, running),
                 Event::Received { conn, buf } => self.received(conn, buf, running),
                 Event::PeerFinished { conn } => {

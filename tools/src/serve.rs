@@ -13,6 +13,7 @@ pub(crate) fn serve(settings: Settings) -> ExitCode {
     tracing::info!(%bind, data_dir = %data_dir.display(), shards, "starting");
     let options = Options {
         addresses: settings.addresses,
+        shard_ports: settings.shard_ports,
         port_file: settings.port_file,
         data_dir: settings.data_dir,
         shards: settings.shards as u16,

@@ -21,6 +21,7 @@ use crate::segment::{self, Run, SegmentError};
 use crate::shard::recover::{RecoverError, recover};
 use crate::shard::{AuditFault, Audited, Shard, shard_dir};
 use crate::wal::frame::{Kind, RecordsEntry, RecordsHeader, split_entry};
+use crate::wal::walk;
 use log::{LogFinding, LogVerdict, walk_log};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -133,6 +134,13 @@ struct Judge<'a, T> {
     told: BTreeSet<(SegmentId, u64)>,
 }
 
+/// Whether a refusal is about the place of this finding.
+fn is_named(dir: &str, finding: &LogFinding, error: &RecoverError) -> bool {
+    let (Some(name), Some(offset)) = (&finding.name, finding.offset) else { return false };
+    finding.verdict == LogVerdict::Damage
+        && error.to_string().contains(&format!("{dir}/{name}, offset {offset}:"))
+}
+
 impl<T: FnMut(Finding)> Judge<'_, T> {
     fn say(&mut self, weight: Weight, file: impl Into<String>, offset: Option<u64>, what: impl Into<String>) {
         self.say_at_risk(weight, file, offset, what, Vec::new());
@@ -206,11 +214,21 @@ impl<T: FnMut(Finding)> Judge<'_, T> {
         if let Ok(Some(loaded)) = checkpoint::load(self.io, &dir).await {
             self.learn(loaded.topics.values().map(|state| (state.id, &state.name[..])));
         }
-        let log = walk_log(self.io, &dir, &names, head.as_ref(), &mut |_| ()).await;
+        // Topics that no checkpoint knows have their names in the log.
+        let mut named = Vec::new();
+        let mut visit = |block: log::Block<'_>| {
+            for (entry, _) in walk::entries(block.payload).flatten() {
+                if let walk::Entry::Topic { id, name, .. } = entry {
+                    named.push((id, name.to_vec()));
+                }
+            }
+        };
+        let log = walk_log(self.io, &dir, &names, head.as_ref(), &mut visit).await;
+        self.learn(named.iter().map(|(id, name)| (*id, &name[..])));
         let settings = layout.settings_of(shard);
         // No time passes: what is over by age is still there.
         let recovered = recover(self.io, settings, Arc::new(Quota::default()), Millis::MIN, |_| {}).await;
-        let starts = recovered.is_ok();
+        let (starts, mut untold) = (recovered.is_ok(), None);
         match recovered {
             Ok((shard, report)) => {
                 self.summary.shards += 1;
@@ -219,8 +237,13 @@ impl<T: FnMut(Finding)> Judge<'_, T> {
                 drop(shard);
                 self.manifest(&dir).await;
             }
-            Err(error) => self.refused(&dir, &error),
+            // The place that a start stops at is told once, with what the walk knows of it.
+            Err(error) => match log.findings.iter().any(|finding| is_named(&dir, finding, &error)) {
+                true => untold = Some(error),
+                false => self.refused(&dir, &error),
+            },
         }
+        let refusals = self.summary.count(Weight::Start);
         // Without a checkpoint the log is read from its first file.
         let start = head.map_or(layout.file_bytes, |head| head.log_start.0);
         for finding in log.findings {
@@ -233,6 +256,9 @@ impl<T: FnMut(Finding)> Judge<'_, T> {
             };
             let is_read = finding.number.is_none_or(|number| place(number) >= start);
             self.log_finding(&dir, finding, starts, is_read);
+        }
+        if let Some(error) = untold.filter(|_| self.summary.count(Weight::Start) == refusals) {
+            self.refused(&dir, &error);
         }
         for (name, bytes) in names {
             if layout::is_leftover(&name) {

@@ -28,8 +28,8 @@ pub(crate) enum Word {
     Link(Arc<Vec<(RouterDef, Seq)>>, Sender<Result<Vec<Linked>, String>>),
     /// These are in force.
     Routers(Arc<Vec<Arc<Route>>>, u64),
-    /// Serve.
-    Serve(Vec<OwnedFd>),
+    /// Serve: connections of these go to all cores in turn, of those to this one.
+    Serve { shared: Vec<OwnedFd>, own: Vec<OwnedFd> },
 }
 
 /// What a core has of a router.

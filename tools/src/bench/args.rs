@@ -65,6 +65,9 @@ pub(crate) struct BenchArgs {
     /// append: routers from each topic, each to a topic of its own
     #[arg(long, default_value_t = 0)]
     routers: usize,
+    /// append: each connection goes to the port of one core, and to topics that it owns (see --shard-ports)
+    #[arg(long)]
+    own_ports: bool,
     /// read: where reads begin
     #[arg(long, value_enum, value_delimiter = ',', default_value = "head")]
     from: Vec<From>,
@@ -161,6 +164,7 @@ impl BenchArgs {
             subject: self.url.clone().map_or(Subject::Fresh, Subject::Url),
             skew: self.skew,
             routers: self.routers,
+            own_ports: self.own_ports,
             limit: self.limit,
             fill: self.fill,
             mix: self.mix.clone(),
@@ -228,6 +232,9 @@ impl BenchArgs {
         }
         if !self.skew.is_finite() || self.skew < 0.0 {
             return Err("skew is 0 or more".into());
+        }
+        if self.own_ports && self.what != What::Append {
+            return Err("--own-ports is for appends".into());
         }
         if self.what == What::Fanout && self.rate.is_empty() {
             return Err("fanout needs --rate: writes a second".into());
@@ -308,6 +315,7 @@ mod tests {
             ("append --cpus 9999", "CPU 9999"),
             ("append --server-cpus 9999", "CPU 9999"),
             ("append --url http://127.0.0.1:1 --server-flag=--x", "--server-flag"),
+            ("read --own-ports", "for appends"),
             ("fanout", "--rate"),
             ("mixed --mix append=0", "all weights are 0"),
             ("mixed --mix write=1", "none of append"),

@@ -63,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) skew: f64,
     /// Routers from each topic.
     pub(crate) routers: usize,
+    /// Appends go to the own ports of the cores that own their topics.
+    pub(crate) own_ports: bool,
     pub(crate) from: From,
     /// Records that a read asks for.
     pub(crate) limit: u64,
@@ -98,6 +100,7 @@ impl Default for Config {
             rate: None,
             skew: 0.0,
             routers: 0,
+            own_ports: false,
             from: From::Head,
             limit: 1000,
             fill: 1_000_000,
@@ -144,6 +147,9 @@ impl Config {
         }
         if self.routers > 0 {
             let _ = write!(text, ", {} routers", self.routers);
+        }
+        if self.own_ports {
+            text.push_str(", own ports");
         }
         if self.subject == Subject::Fresh {
             let _ = write!(text, ", {} server CPUs", self.server_cpus.len());

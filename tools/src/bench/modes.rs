@@ -31,7 +31,9 @@ pub(crate) fn data_of(bytes: usize, number: usize) -> String {
 /// Appends batches of equal records.
 pub(crate) struct Append {
     requests: Vec<Vec<u8>>,
-    picker: Picker,
+    /// Topics that a connection picks from, by its number modulo theirs.
+    groups: Vec<(Vec<usize>, Picker)>,
+    skew: f64,
     batch: u64,
     bytes: u64,
 }
@@ -47,10 +49,21 @@ impl Append {
         });
         Append {
             requests: requests.collect(),
-            picker: Picker::zipf(topics.len(), skew),
+            groups: vec![((0..topics.len()).collect(), Picker::zipf(topics.len(), skew))],
+            skew,
             batch: batch as u64,
             bytes: (batch * record_bytes) as u64,
         }
+    }
+
+    /// Each connection keeps to one of these groups of topics, the first to the first and so on around.
+    pub(crate) fn grouped(self, groups: impl Iterator<Item = Vec<usize>>) -> Append {
+        let skew = self.skew;
+        let groups = groups.map(|topics| {
+            let picker = Picker::zipf(topics.len(), skew);
+            (topics, picker)
+        });
+        Append { groups: groups.collect(), ..self }
     }
 
     /// Bytes of each request, which are equal.
@@ -62,8 +75,10 @@ impl Append {
 impl Work for Append {
     const KEEP: Keep = Keep::Tail;
 
-    fn ask(&mut self, _: usize, _: Duration, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.requests[self.picker.pick()]);
+    fn ask(&mut self, number: usize, _: Duration, out: &mut Vec<u8>) {
+        let at = number % self.groups.len();
+        let (topics, picker) = &mut self.groups[at];
+        out.extend_from_slice(&self.requests[topics[picker.pick()]]);
     }
 
     fn answered(&mut self, _: usize, _: &[u8]) -> Option<(u64, u64)> {

@@ -1,6 +1,7 @@
 //! One point, from a server's start to its numbers: [`point`]. Lives here: what has to be there before, and
 //! which work is driven. Not here: how it is driven (`drive`, `fanout`), what the numbers say (`outcome`).
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::ops::Range;
@@ -103,6 +104,20 @@ impl Target {
         topics.iter().map(head).collect()
     }
 
+    /// The topics of each core, as places in the list, by the address of its own port.
+    fn own_ports(&self, topics: &[String]) -> Result<BTreeMap<SocketAddr, Vec<usize>>, String> {
+        let mut cores: BTreeMap<SocketAddr, Vec<usize>> = BTreeMap::new();
+        for (place, topic) in topics.iter().enumerate() {
+            let answer = self.client.get(&format!("/v0/shards?topic={topic}"))?;
+            let told: serde_json::Value =
+                serde_json::from_slice(&answer.body).map_err(|_| answer.complaint())?;
+            let port = told["shards"][0]["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+            let port = port.ok_or("--own-ports needs a server with shard_ports")?;
+            cores.entry(SocketAddr::new(self.address.ip(), port)).or_default().push(place);
+        }
+        Ok(cores)
+    }
+
     fn version(&self) -> Option<String> {
         let answer = self.client.get("/v0/health").ok()?;
         let health: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
@@ -145,9 +160,25 @@ fn requests<W: Work>(
     address: SocketAddr,
     config: &Config,
     server: Option<&Server>,
+    work: W,
+) -> Result<Measure, String> {
+    requests_to(wire, &[address], config, server, work)
+}
+
+/// The same, the first connection to the first address and so on around.
+fn requests_to<W: Work>(
+    wire: &mut Wire,
+    addresses: &[SocketAddr],
+    config: &Config,
+    server: Option<&Server>,
     mut work: W,
 ) -> Result<Measure, String> {
-    let first = wire.connect(address, config.connections).map_err(|error| format!("{address}: {error}"))?;
+    let connect = |index: usize| {
+        let address = addresses[index % addresses.len()];
+        wire.connect(address, 1).map_err(|error| format!("{address}: {error}"))
+    };
+    let connected: Vec<usize> = (0..config.connections).map(connect).collect::<Result<_, _>>()?;
+    let first = *connected.first().ok_or("no connections")?;
     let pace = config.rate.map_or(Pace::Closed, Pace::Open);
     let measure = measure(config, wire.now(), W::PARTS, server);
     drive(wire, first, config.connections, &mut work, pace, measure, Progress::new(config).teller())
@@ -169,6 +200,12 @@ fn daemon(config: &Config) -> Result<Found, String> {
         fill(&mut wire, target.address, &topics, config.fill, record_bytes)?;
     }
     let finished = match config.mode {
+        Mode::Append if config.own_ports => {
+            let cores = target.own_ports(&topics)?;
+            let addresses: Vec<SocketAddr> = cores.keys().copied().collect();
+            let work = append(&topics).grouped(cores.into_values());
+            requests_to(&mut wire, &addresses, config, server, work)?
+        }
         Mode::Append => requests(&mut wire, target.address, config, server, append(&topics))?,
         Mode::Read => {
             if config.from == From::Cold {

@@ -34,3 +34,28 @@ pub(crate) fn addresses(bind: &str, guarded: bool) -> Result<Vec<SocketAddr>, Re
     }
     resolved.map_err(|error| Refusal(format!("cannot listen on {bind}: {error}")))
 }
+
+/// The first of the ports of `shards` cores, if they are to have any: all of them exist, and none is the port
+/// of all cores.
+pub(crate) fn shard_ports(
+    first: u64,
+    shards: usize,
+    addresses: &[SocketAddr],
+) -> Result<Option<u16>, Refusal> {
+    if first == 0 {
+        return Ok(None);
+    }
+    let last = first + shards as u64 - 1;
+    let Some(row) = u16::try_from(first).ok().zip(u16::try_from(last).ok()) else {
+        return Err(Refusal(format!(
+            "shard_ports: {shards} cores from port {first} on end beyond port 65535; choose a lower one"
+        )));
+    };
+    match addresses.iter().find(|address| (row.0..=row.1).contains(&address.port())) {
+        Some(address) => Err(Refusal(format!(
+            "shard_ports: ports {first} to {last} include {}, the port of all cores; choose others",
+            address.port()
+        ))),
+        None => Ok(Some(row.0)),
+    }
+}

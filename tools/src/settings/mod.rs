@@ -223,6 +223,15 @@ pub(crate) static TABLE: &[Setting] = &[
         more: "May change between starts.",
     },
     row(
+        "shard_ports",
+        "RUNELOG_SHARD_PORTS",
+        Kind::Port,
+        "0",
+        "First of a row of ports: core n listens on this + n too; 0 = none",
+        "GET /v0/shards tells which port reaches the core that owns a topic: requests for it are served there \
+         without a hop between cores.",
+    ),
+    row(
         "segment_max_events",
         "RUNELOG_SEGMENT_MAX_EVENTS",
         number(1, u64::MAX),
@@ -320,6 +329,8 @@ pub(crate) struct Settings {
     /// What `bind` resolved to when SU-1 was judged; never empty. Bind these, so that what was
     /// judged is what is bound.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// The first port of the cores' own.
+    pub(crate) shard_ports: Option<u16>,
     /// Where to write the bound `host:port`.
     pub(crate) port_file: Option<PathBuf>,
     /// The data directory.

@@ -291,8 +291,11 @@ impl Resolved {
         let bind = bind::bind_text(self.text("host"), self.number("port"));
         let allow_insecure_no_auth = self.switch("allow_insecure_no_auth");
         let Value::Keys(keys) = self.value("api_keys") else { panic!("api_keys are keys") };
+        let addresses = bind::addresses(&bind, keys.is_on() || allow_insecure_no_auth)?;
+        let shards = self.shards(&cpus);
         Ok(Settings {
-            addresses: bind::addresses(&bind, keys.is_on() || allow_insecure_no_auth)?,
+            shard_ports: bind::shard_ports(self.number("shard_ports"), shards, &addresses)?,
+            addresses,
             bind,
             port_file: Some(self.text("port_file")).filter(|path| !path.is_empty()).map(PathBuf::from),
             data_dir: PathBuf::from(self.text("data_dir")),
@@ -310,7 +313,7 @@ impl Resolved {
             heartbeat_ms_min: self.number("test_min_heartbeat_ms"),
             max_total_bytes: self.number("max_total_bytes"),
             max_body_bytes: self.number("max_body_bytes") as usize,
-            shards: self.shards(&cpus),
+            shards,
             cpus,
             segment_max_events: self.number("segment_max_events"),
             segment_max_bytes: self.number("segment_max_bytes"),

@@ -236,6 +236,28 @@ fn only_loopback_is_open_to_everyone() {
 }
 
 #[test]
+fn ports_of_cores_are_a_row_of_their_own() {
+    let address = |port: u16| [std::net::SocketAddr::from(([127, 0, 0, 1], port))];
+    let table = [
+        // first, shards, port of all, outcome
+        (0, 4, 4000, Ok(None)),
+        (4001, 4, 4000, Ok(Some(4001))),
+        (3996, 4, 4000, Ok(Some(3996))),
+        (3997, 4, 4000, Err("3997 to 4000 include 4000")),
+        (4000, 1, 4000, Err("4000 to 4000 include 4000")),
+        (65532, 4, 4000, Ok(Some(65532))),
+        (65533, 4, 4000, Err("beyond port 65535")),
+    ];
+    for (first, shards, port, outcome) in table {
+        match (bind::shard_ports(first, shards, &address(port)), outcome) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{first} {shards}"),
+            (Err(refusal), Err(part)) => assert!(refusal.0.contains(part), "{first}: {refusal}"),
+            (found, _) => panic!("{first} {shards} {port}: {found:?}"),
+        }
+    }
+}
+
+#[test]
 fn keys_are_taken_from_anywhere_and_never_shown() {
     let none = resolve(&[], &env(&[("RUNELOG_API_KEYS", " , ")]), None).expect("A-1");
     assert!(!none.settings().expect("SU-1").keys.is_on(), "A-1");

@@ -80,7 +80,11 @@ impl Server {
     }
 
     pub(crate) fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.addr).expect("the server listens");
+        Server::connect_at(self.addr)
+    }
+
+    pub(crate) fn connect_at(addr: SocketAddr) -> Client {
+        let stream = TcpStream::connect(addr).expect("the server listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("no delay");

@@ -24,6 +24,7 @@ mod queues_work;
 mod routers;
 mod routers_keys;
 mod routing;
+mod shards;
 mod sse;
 mod stalled;
 mod topics;
