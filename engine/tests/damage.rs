@@ -10,6 +10,7 @@ use runelog_engine::disk::sim::Crash;
 use runelog_engine::error::EngineError;
 use runelog_engine::shard::ShardSettings;
 use runelog_engine::shard::recover::RecoverError;
+use runelog_engine::verify::Weight;
 use runelog_engine::wal::format::{BlockHeader, FileHeader};
 
 const RECORDS: u64 = 12;
@@ -106,11 +107,18 @@ fn a_flipped_bit_inside_the_log_refuses_to_start_and_says_where() {
                 rig.disk.flip_bit(&path, at + byte, (byte % 8) as u8);
                 let Err(Stop::Recover(error)) = rig.open() else { panic!("I-94: it starts") };
                 let text = error.to_string();
-                for part in [path.as_str(), &format!("offset {at}"), "seqs", "\"t\""] {
+                // What the block holds is at risk too, its one record; of the first one nothing is known.
+                let first = header.number.max(2);
+                let risk = format!("seqs {first}..={RECORDS}");
+                for part in [path.as_str(), &format!("offset {at}"), &risk, "\"t\""] {
                     // The very first block holds the topic's name itself.
                     let nameless = header.number == 1 && part == "\"t\"";
                     assert!(nameless || text.contains(part), "SU-5: {part} is not in: {text}");
                 }
+                let judged = rig.judge().findings;
+                let found = judged.iter().find(|found| found.weight == Weight::Start).expect("a finding");
+                let risk = found.at_risk.iter().map(|risk| (risk.first_seq, risk.last_seq));
+                assert_eq!((found.offset, risk.collect()), (Some(*at), vec![(first, RECORDS)]), "{judged:?}");
             });
         }
     }

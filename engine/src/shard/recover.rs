@@ -580,6 +580,8 @@ async fn look_ahead(
         );
         for (topic, (first, last)) in at_risk.iter().take(20) {
             let name = replay.name_of(*topic);
+            // What lies between was in the block itself.
+            let first = replay.head_of(*topic).map_or(*first, |head| (head + 1).min(*first));
             text.push_str(&format!(" Topic {name}: seqs {first}..={last} are at risk."));
         }
         text.push_str(" Starting would lose acknowledged data silently; look with `runelog inspect`, restore the file, or move it away knowingly.");

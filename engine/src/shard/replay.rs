@@ -151,6 +151,11 @@ impl Replay {
         }
     }
 
+    /// Head of a topic as far as the log was replayed.
+    pub(super) fn head_of(&self, id: TopicId) -> Option<u64> {
+        self.topics.get(&id).map(|topic| topic.shown.head)
+    }
+
     pub(super) fn push_chunk(&mut self, number: u64, first_block: u64) -> Chunk {
         self.chunks.skip_to(number);
         self.chunk_blocks.push((number, first_block));

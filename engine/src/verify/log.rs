@@ -179,6 +179,8 @@ struct Walk<'a> {
     head: Option<&'a CheckpointHead>,
     outcome: LogOutcome,
     chain: Option<Chain>,
+    /// First and last seqs of topics in the blocks that hold.
+    read: BTreeMap<TopicId, (u64, u64)>,
 }
 
 /// Walks the log files of a shard's directory, oldest first. `names` are what is in it; `head` is of the
@@ -190,7 +192,7 @@ pub async fn walk_log(
     head: Option<&CheckpointHead>,
     visit: &mut dyn FnMut(Block<'_>),
 ) -> LogOutcome {
-    let mut walk = Walk { io, dir, head, outcome: LogOutcome::default(), chain: None };
+    let mut walk = Walk { io, dir, head, outcome: LogOutcome::default(), chain: None, read: BTreeMap::new() };
     let mut headed = walk.headers(names).await;
     headed.sort_by_key(|(header, has_blocks, _)| (header.number, header.epoch, *has_blocks));
     let headed: Vec<(FileHeader, usize)> =
@@ -418,9 +420,15 @@ impl Walk<'_> {
                                 open.durable |=
                                     open.expected.is_some_and(|expected| block.synced_through >= expected);
                                 seqs_of(payload, &mut open.at_risk);
+                                for (topic, (first, _)) in &mut open.at_risk {
+                                    // What lies between was in the place that does not hold.
+                                    let before = self.read.get(topic).map_or(u64::MAX, |(_, last)| last + 1);
+                                    *first = before.min(*first);
+                                }
                                 true
                             }
                             None => {
+                                seqs_of(payload, &mut self.read);
                                 report.first_block.get_or_insert(block.number);
                                 report.last_block = Some(block.number);
                                 report.blocks += 1;

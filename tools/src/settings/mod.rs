@@ -228,7 +228,7 @@ pub(crate) static TABLE: &[Setting] = &[
         Kind::Port,
         "0",
         "First of a row of ports: core n listens on this + n too; 0 = none",
-        "GET /v0/shards tells which port reaches the core that owns a topic: requests for it are served there \
+        "GET /v0/shards names the port of the core that owns a topic: requests for it are served there \
          without a hop between cores.",
     ),
     row(
