@@ -305,6 +305,35 @@ fn jobs_whose_ack_was_not_stored_are_ready_again() {
 /// CF-4 for `leases_durable`: off, the next start knows no lease; on again, what was off stays forgotten,
 /// and no job is lost for it (I-81).
 #[test]
+fn who_hears_that_a_job_is_skipped_for_an_ack_on_its_way_waits_for_that_ack() {
+    // I-87, Q-33: found by a recorded history (`tools/tests/process/linear.rs`) in which a second ack was told at
+    // once that the job is not leased any more, and that it still counts as leased.
+    let mut rig = queue_of(3, &config(Class::Fsync, false), 3);
+    let got = claim_all(&mut rig);
+    let job = [named_job(got[0].seq, Some(got[0].token))];
+    let (first, skipped) = ack(&mut rig, "other", &job).unwrap();
+    assert!(skipped.is_empty() && first.wait.0 > rig.committed(), "it is not committed yet");
+    let (again, skipped) = ack(&mut rig, "other", &job).unwrap();
+    assert_eq!((again.done, skipped, again.counts), (0, vec![got[0].seq], first.counts));
+    assert!(again.wait >= first.wait, "{again:?}");
+    let nacked = rig.repeat(|shard, now| {
+        let mut skipped = Vec::new();
+        let settled = shard.nack(QUEUE.as_bytes(), b"other", &job, 0, now, &mut skipped)?;
+        Ok((settled, skipped))
+    });
+    let (nacked, skipped) = nacked.unwrap();
+    assert_eq!((nacked.done, skipped, nacked.counts), (0, vec![got[0].seq], first.counts));
+    assert!(nacked.wait >= first.wait, "{nacked:?}");
+    rig.wait(first.wait.0).unwrap();
+    let (later, _) = ack(&mut rig, "other", &job).unwrap();
+    assert_eq!(
+        (later.counts, later.wait.0 <= rig.committed()),
+        (first.counts, true),
+        "nothing is on its way"
+    );
+}
+
+#[test]
 fn leases_follow_the_setting_they_were_made_under() {
     let mut rig = queue_of(2, &config(Class::Disk, true), 4);
     let put = |rig: &mut Rig, durable| {

@@ -289,12 +289,14 @@ impl Shard {
         }
         let done = leaving.len() as u32 + gone;
         let deleted = self.remove_jobs(topic, leaving);
-        // A job that somebody else deleted is gone for good when that delete is.
-        let wait = match gone > 0 {
+        // A job that somebody else deleted is gone for good when that delete is. So is one that is skipped because
+        // an ack of it is on its way: who hears of that must not hear of a job that a crash brings back.
+        let is_told = gone > 0 || !skipped.is_empty();
+        let wait = match is_told {
             true => wait.max(deleted).max(self.last_effect(topic)),
             false => wait.max(deleted),
         };
-        let counts = if done > 0 { self.counts_in_order(slot) } else { self.counts(slot) };
+        let counts = if done > 0 || is_told { self.counts_in_order(slot) } else { self.counts(slot) };
         Ok(Settled { topic, done, counts, class: self.topic(slot).config.class, wait })
     }
 
@@ -399,13 +401,13 @@ impl Shard {
             }
         }
         let logged = self.log_jobs(slot, &done);
-        Ok(Settled {
-            topic,
-            done: done.len() as u32,
-            counts: self.counts(slot),
-            class: self.topic(slot).config.class,
-            wait: wait.max(logged),
-        })
+        // As for an ack: a job may be skipped because it is being deleted.
+        let (wait, counts) = match skipped.is_empty() {
+            true => (wait, self.counts(slot)),
+            false => (wait.max(self.last_effect(topic)), self.counts_in_order(slot)),
+        };
+        let class = self.topic(slot).config.class;
+        Ok(Settled { topic, done: done.len() as u32, counts, class, wait: wait.max(logged) })
     }
 
     /// Leases that a stream holds now, after those that are over were noticed; `None`: the topic is no
