@@ -453,8 +453,12 @@ impl Shard {
 
     /// A topic as it shows, without retention and without a trace.
     pub fn peek(&self, topic: TopicRef) -> Option<TopicView<'_>> {
-        let found = self.topics.get(topic.slot as usize)?.as_ref()?;
-        (found.id == topic.id).then(|| view(found))
+        self.alive(topic).map(view)
+    }
+
+    /// The topic, if it is still the one that was meant.
+    fn alive(&self, topic: TopicRef) -> Option<&Topic> {
+        self.topics.get(topic.slot as usize)?.as_ref().filter(|found| found.id == topic.id)
     }
 
     /// Topics of this shard.

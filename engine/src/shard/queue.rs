@@ -441,16 +441,13 @@ impl Shard {
     /// What this queue knows of jobs that were handed out, as a checkpoint would say it if leases were
     /// durable; for simulation.
     pub(crate) fn known_jobs(&self, topic: TopicRef) -> Vec<StoredJob> {
-        let found = self.topics.get(topic.slot as usize).and_then(Option::as_ref);
-        let queue = found.filter(|found| found.id == topic.id).and_then(|found| found.queue.as_ref());
+        let queue = self.alive(topic).and_then(|found| found.queue.as_ref());
         queue.map_or(Vec::new(), |queue| queue.all_stored())
     }
 
     /// Ranges of seqs that never held a record, those above the floor among them; for simulation.
     pub(crate) fn vacant_seqs(&self, topic: TopicRef) -> Vec<(u64, u64)> {
-        let found = self.topics.get(topic.slot as usize).and_then(Option::as_ref);
-        let found = found.filter(|found| found.id == topic.id);
-        found.map_or(Vec::new(), |found| found.vacant.iter().collect())
+        self.alive(topic).map_or(Vec::new(), |found| found.vacant.iter().collect())
     }
 
     fn alive_queue(&mut self, topic: TopicRef) -> Option<&mut Queue> {
@@ -465,8 +462,7 @@ impl Shard {
         seq: Seq,
         mut visit: impl FnMut(&Record<'_>),
     ) -> Result<bool, No> {
-        let found = self.topics[topic.slot as usize].as_ref().filter(|found| found.id == topic.id);
-        let Some(found) = found else { return Ok(false) };
+        let Some(found) = self.alive(topic) else { return Ok(false) };
         let moving = found.queue.as_ref().is_some_and(|queue| queue.is_moving(seq));
         if moving {
             self.walk(found, seq, seq, |record| {

@@ -420,11 +420,6 @@ impl Walk<'_> {
                                 open.durable |=
                                     open.expected.is_some_and(|expected| block.synced_through >= expected);
                                 seqs_of(payload, &mut open.at_risk);
-                                for (topic, (first, _)) in &mut open.at_risk {
-                                    // What lies between was in the place that does not hold.
-                                    let before = self.read.get(topic).map_or(u64::MAX, |(_, last)| last + 1);
-                                    *first = before.min(*first);
-                                }
                                 true
                             }
                             None => {
@@ -483,7 +478,13 @@ impl Walk<'_> {
             report.state = "end";
             return;
         };
-        self.outcome.say(verdict, file, offset, what).at_risk = open.at_risk;
+        let mut at_risk = open.at_risk;
+        for (topic, (first, _)) in &mut at_risk {
+            // What lies between was in the place that does not hold.
+            let before = self.read.get(topic).map_or(u64::MAX, |(_, last)| last + 1);
+            *first = before.min(*first);
+        }
+        self.outcome.say(verdict, file, offset, what).at_risk = at_risk;
     }
 
     fn end(&mut self) {
