@@ -387,6 +387,23 @@ fn a_failed_write_or_sync_ends_acknowledgements_and_loses_none() {
 }
 
 #[test]
+fn a_write_before_the_first_log_file_is_refused_if_none_can_be_made() {
+    // PR-5: what nobody can promise is refused, also between a start and its first log file.
+    let mut rig = Rig::open_new(8);
+    rig.disk.full_after_bytes(0);
+    for _ in 0..3 {
+        let put = rig.put("t", &of(Class::Fsync)).and_then(|(_, block)| rig.wait(block));
+        assert!(matches!(put, Err(Stop::Refused(EngineError::NoLogFile(_)))), "{put:?}");
+        assert!(rig.shard().find(b"t").0.is_none(), "nothing was taken");
+    }
+    rig.disk.lift_full();
+    rig.advance(1001);
+    rig.settle().unwrap();
+    rig.put("t", &of(Class::Fsync)).unwrap();
+    assert_eq!(rig.append_and_wait("t", &[Rec::new("1")]).unwrap().first_seq, 1);
+}
+
+#[test]
 fn checkpoints_of_earlier_runs_do_not_pile_up() {
     let mut world = world(2);
     world.put("t", &of(Class::Fsync)).unwrap();

@@ -383,7 +383,7 @@ fn loses_a_tail_twice(seed: u64) -> bool {
     dest.open().unwrap();
     let doubtful = dest.shard().link(router).unwrap();
     assert_eq!((doubtful.position, doubtful.epoch, doubtful.is_checked), (3, 0, false));
-    let rewound = dest.shard().rewind_link(router, recovered).unwrap();
+    let rewound = dest.repeat(|shard, _| shard.rewind_link(router, recovered)).unwrap();
     assert_eq!((rewound.position, rewound.epoch, rewound.is_checked), (recovered, 1, true));
     assert_eq!(rewound.forwarded_total, 3);
     dest.wait(rewound.wait.0).unwrap();
@@ -532,7 +532,7 @@ fn pipeline(from: Class, into: Class, kind: Crash, cut: u64) -> bool {
         rig.open().unwrap();
         let source = rig.shard().find(b"s").0.unwrap();
         let recovered = rig.shard().recovered_head(source).unwrap();
-        let link = rig.shard().rewind_link(router, recovered).unwrap();
+        let link = rig.repeat(|shard, _| shard.rewind_link(router, recovered)).unwrap();
         assert!(link.position <= recovered, "I-66");
         rig.wait(link.wait.0).unwrap();
         let shown = texts(&mut rig, "d");

@@ -24,7 +24,7 @@ use crate::timers::Wheel;
 use runelog_engine::disk::ring::{OWNER_DISK, Ring};
 use runelog_engine::disk::uring::UringDisk;
 use runelog_engine::disk::{Done, Op, Tag};
-use runelog_engine::error::No;
+use runelog_engine::error::{EngineError, No};
 use runelog_engine::ids::Seq;
 use runelog_engine::router::RouterDef;
 use std::os::fd::OwnedFd;
@@ -116,17 +116,17 @@ impl Worker {
         loop {
             let steady_us = self.steady_us();
             match &linked {
-                // A log that has just started may need a moment for its first file.
+                // A log that has just started takes a moment for its first file.
                 None => match self.service.link_routers(alive) {
                     Ok(result) => linked = Some(result),
-                    Err(No::Refused(error, _)) => return Err(format!("{error:?}")),
+                    Err(No::Refused(error, _)) => return Err(unmarked(&error)),
                     Err(No::Busy | No::Load(_)) => {}
                 },
                 Some((_, wait)) if *wait <= self.service.shard.committed() => break,
                 Some(_) => {}
             }
             if let Some(error) = self.service.shard.halted() {
-                return Err(format!("{error:?}"));
+                return Err(unmarked(&error));
             }
             self.service.shard.turn(wall_clock_ms(), steady_us);
             for chunk in self.service.shard.take_fresh_chunks() {
@@ -592,6 +592,16 @@ impl Running {
     fn conn(&mut self, id: ConnId) -> Option<&mut Carrier> {
         let (found, conn) = self.conns.get_mut(id.index())?.as_mut()?;
         (*found == id).then_some(conn)
+    }
+}
+
+/// Why a start ends at its routers: where they go on must be durable before they do (I-66).
+fn unmarked(error: &EngineError) -> String {
+    match error {
+        EngineError::NoLogFile(error) | EngineError::Halted(error) => {
+            format!("where routers go on in their sources cannot be written down: {error}")
+        }
+        other => format!("{other:?}"),
     }
 }
 

@@ -91,15 +91,12 @@ impl Shard {
             return Err(EngineError::Halted(error).into());
         }
         if self.log.file_room() < room {
-            match self.sealing.no_file {
-                Some(error) => return Err(EngineError::NoLogFile(error).into()),
-                None if self.log.has_file() => {
-                    // As many as it takes are made meanwhile.
-                    self.sealing.wanted_room = self.sealing.wanted_room.max(room);
-                    return Err(No::Busy);
-                }
-                None => {} // just started: the first one is being made
+            if let Some(error) = self.sealing.no_file {
+                return Err(EngineError::NoLogFile(error).into());
             }
+            // As many as it takes are made meanwhile; just started, the first one is.
+            self.sealing.wanted_room = self.sealing.wanted_room.max(room);
+            return Err(No::Busy);
         }
         if !self.log.has_room() {
             return Err(No::Busy);

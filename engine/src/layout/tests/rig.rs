@@ -137,8 +137,8 @@ impl Rig {
     }
 
     pub(super) fn put(&mut self, topic: &str, config: TopicConfig) {
-        let (home, now) = (self.home(topic), self.now);
-        self.shards[home].put(topic.as_bytes(), config, now).unwrap();
+        let home = self.home(topic);
+        self.retry(home, |shard, now| shard.put(topic.as_bytes(), config.clone(), now));
     }
 
     /// Appends `count` records; every third has a tag.
@@ -199,7 +199,7 @@ impl Rig {
             exactly_once: false,
             start: 7,
         };
-        self.shards[0].put_router(def).unwrap();
+        self.retry(0, |shard, _| shard.put_router(def.clone()));
         self.settle(0);
         let from = self.shards[home].open_link(id, dest_id, 7).unwrap().position;
         let records: Vec<_> =
@@ -268,8 +268,8 @@ impl Rig {
     }
 
     pub(super) fn drop_topic(&mut self, topic: &str) {
-        let (home, now) = (self.home(topic), self.now);
-        self.shards[home].drop_topic(topic.as_bytes(), false, now).unwrap();
+        let home = self.home(topic);
+        self.retry(home, |shard, now| shard.drop_topic(topic.as_bytes(), false, now));
     }
 
     /// Does it again after what it asked for was loaded.
