@@ -571,6 +571,15 @@ impl Queue {
         all
     }
 
+    /// Leases whose jobs somebody else removed, or removes just now: an ack of such a one still counts.
+    /// Seq, holder, token, and when the lease is over.
+    pub fn outlived(&self) -> impl Iterator<Item = (Seq, &[u8], LeaseToken, Millis)> {
+        let held =
+            |job: &Job| job.presence != Presence::Here && job.state == JobState::Leased && !job.settled;
+        let found = self.jobs.iter().filter(move |(_, job)| held(job));
+        found.map(|(seq, job)| (*seq, &*job.node, job.token, job.at))
+    }
+
     /// Takes up what was kept of a job, in the place of what is known of it.
     pub fn restore(&mut self, stored: StoredJob) {
         let seq = stored.seq;

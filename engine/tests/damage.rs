@@ -242,7 +242,8 @@ fn a_log_file_that_is_missing_or_cut_inside_the_log_refuses_to_start() {
             }
         }
         let opened = rig.open();
-        let refused = matches!(opened, Err(Stop::Recover(RecoverError::Damage(_))));
+        let refused =
+            matches!(opened, Err(Stop::Recover(RecoverError::Damage(_) | RecoverError::DamagedBlock { .. })));
         assert!(refused, "{path} {cut:?}: {opened:?}");
     }
     let mut rig = long_log();

@@ -400,3 +400,28 @@ fn what_is_not_committed_is_not_handed_out() {
     rig.wait(on_its_way.wait.0).expect("committed");
     assert_eq!(claim(&mut rig, &[by("w", 9, 1000, 0)], true).expect("claims").got.len(), 1);
 }
+
+/// A run whose one log file is begun again by the next run, which fails in the middle of that.
+#[test]
+fn no_token_comes_twice_though_a_start_fails_while_it_begins_a_file_again() {
+    for seed in 0..env("RUNELOG_SEEDS", 12) {
+        named(&format!("seed {seed}"), || {
+            let mut rig = queue_of(seed, &config(Class::Fsync, false), 3);
+            let mut tokens = HashSet::new();
+            let mut take = |rig: &mut Rig| {
+                let got = claim(rig, &[by("w", 1, 60_000, 0)], false).unwrap();
+                assert!(got.got.iter().all(|got| tokens.insert(got.token)), "I-86: {:?}", got.got);
+            };
+            rig.crash(Crash::Kill);
+            rig.open().unwrap();
+            take(&mut rig); // as soon as there is a first file
+            rig.crash(Crash::Kill);
+            rig.open().unwrap();
+            rig.disk.fail_nth_write(1); // each of its sectors is then the new one, the old one, or neither
+            (0..40).try_for_each(|_| rig.step(true)).unwrap();
+            rig.crash(Crash::Kill);
+            rig.open().unwrap();
+            take(&mut rig);
+        });
+    }
+}

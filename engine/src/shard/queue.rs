@@ -445,6 +445,13 @@ impl Shard {
         queue.map_or(Vec::new(), |queue| queue.all_stored())
     }
 
+    /// [`Queue::outlived`] of a topic; for simulation.
+    pub(crate) fn outlived_leases(&self, topic: TopicRef) -> Vec<(Seq, Vec<u8>, LeaseToken, Millis)> {
+        let queue = self.alive(topic).and_then(|found| found.queue.as_ref());
+        let found = queue.into_iter().flat_map(|queue| queue.outlived());
+        found.map(|(seq, node, token, at)| (seq, node.to_vec(), token, at)).collect()
+    }
+
     /// Ranges of seqs that never held a record, those above the floor among them; for simulation.
     pub(crate) fn vacant_seqs(&self, topic: TopicRef) -> Vec<(u64, u64)> {
         self.alive(topic).map_or(Vec::new(), |found| found.vacant.iter().collect())

@@ -44,6 +44,15 @@ pub enum RecoverError {
     },
     /// Something durable is unreadable (I-94).
     Damage(String),
+    /// The same of a block of the log.
+    DamagedBlock {
+        /// The log file, in the data directory.
+        path: String,
+        /// Where in it the block begins.
+        offset: u64,
+        /// What is known of it, and what to do.
+        what: String,
+    },
     /// Files of another data directory, or of another shape.
     Foreign(String),
     /// Whole, and of a format version that this program does not know (I-99).
@@ -54,6 +63,7 @@ impl fmt::Display for RecoverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RecoverError::Disk { path, error } => write!(f, "{path}: {error}"),
+            RecoverError::DamagedBlock { path, offset, what } => write!(f, "{path}, offset {offset}: {what}"),
             RecoverError::Damage(text) | RecoverError::Foreign(text) | RecoverError::Version(text) => {
                 f.write_str(text)
             }
@@ -184,6 +194,17 @@ pub(super) struct Survey {
     pub(super) epoch: u64,
     /// Files that were removed, for the operator.
     notes: Vec<String>,
+}
+
+impl Survey {
+    /// The slot of the file that alone tells the newest epoch. Beginning it again is no single step: cut off in the
+    /// middle it tells none, and the next run would take an epoch, with its lease tokens, for the second time
+    /// (I-86). `described`: the checkpoint's epoch, told by that as well.
+    pub(super) fn only_witness(&self, described: u64) -> Option<u32> {
+        let mut newest = self.files.values().filter(|found| found.header.epoch == self.epoch);
+        let only = newest.next().filter(|_| newest.next().is_none() && described < self.epoch);
+        only.map(|found| found.slot)
+    }
 }
 
 /// Reads the headers of all log files.
@@ -574,18 +595,18 @@ async fn look_ahead(
         io.close(file).await;
     }
     if durable && !sabotage::is(Bug::TornTailInside) {
-        let mut text = format!(
-            "{here}, offset {offset}: block {} is unreadable although it was durable; {later} valid blocks follow it.",
+        let mut what = format!(
+            "block {} is unreadable although it was durable; {later} valid blocks follow it.",
             tail.next_block
         );
         for (topic, (first, last)) in at_risk.iter().take(20) {
             let name = replay.name_of(*topic);
             // What lies between was in the block itself.
             let first = replay.head_of(*topic).map_or(*first, |head| (head + 1).min(*first));
-            text.push_str(&format!(" Topic {name}: seqs {first}..={last} are at risk."));
+            what.push_str(&format!(" Topic {name}: seqs {first}..={last} are at risk."));
         }
-        text.push_str(" Starting would lose acknowledged data silently; look with `runelog inspect`, restore the file, or move it away knowingly.");
-        return Err(RecoverError::Damage(text));
+        what.push_str(" Starting would lose acknowledged data silently; look with `runelog inspect`, restore the file, or move it away knowingly.");
+        return Err(RecoverError::DamagedBlock { path: here, offset, what });
     }
     Ok((anything || later > 0).then(|| {
         format!(

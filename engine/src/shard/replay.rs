@@ -457,6 +457,10 @@ impl Replay {
             }
         }
         debug_assert!(first_needed <= file_number);
+        let witness = survey.only_witness(head.map_or(0, |head| head.epoch));
+        if let Some(at) = sealing.free_slots.iter().position(|slot| Some(*slot) == witness) {
+            sealing.witness_slot = Some(sealing.free_slots.remove(at));
+        }
         if let Some(loaded) = &self.loaded {
             sealing.checkpoint = loaded.head.number;
             sealing.highest = loaded.highest;

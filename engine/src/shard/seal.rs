@@ -131,6 +131,8 @@ pub(super) struct Sealing {
     pub(super) next_slot: u32,
     /// Slots of recycled files.
     pub(super) free_slots: Vec<u32>,
+    /// One more, of the only file that tells the newest epoch: free once a file of this run is ready.
+    pub(super) witness_slot: Option<u32>,
     pub(super) preparing: bool,
     /// How far that file may be filled, and where the log ended when it last grew, by the steady clock.
     pub(super) pace: files::Pace,
@@ -185,6 +187,7 @@ impl Sealing {
             oldest_since: None,
             next_slot: 0,
             free_slots: Vec::new(),
+            witness_slot: None,
             preparing: false,
             pace: files::Pace::default(),
             grown: (Lsn(0), 0),
@@ -405,7 +408,10 @@ impl Shard {
                 self.sealing.preparing = false;
                 self.sealing.no_file = result.as_ref().err().copied();
                 match result {
-                    Ok(file) => self.log.add_file(file),
+                    Ok(file) => {
+                        self.log.add_file(file);
+                        self.sealing.free_slots.extend(self.sealing.witness_slot.take());
+                    }
                     Err(error) => {
                         // The next try takes the same slot, or each would leave one more behind.
                         match recycled {

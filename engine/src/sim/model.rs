@@ -100,6 +100,8 @@ pub(super) struct Observed {
     /// Position and total of routers.
     pub(super) links: BTreeMap<RouterId, (u64, u64)>,
     pub(super) jobs: Vec<StoredJob>,
+    /// Leases that outlived their jobs: seq, worker, token, end.
+    pub(super) outlived: Vec<(u64, Vec<u8>, LeaseToken, i64)>,
     /// Seqs that never held a record, by the shard's own account.
     pub(super) vacant: Vec<(u64, u64)>,
 }
@@ -552,6 +554,14 @@ impl Topic {
                 job.is = Is::Ready;
             }
         }
+    }
+
+    /// Takes the leases that outlived their jobs as the shard has them: whether the removal of a job, or its last
+    /// hand-out, was durable shows in nothing else once it is gone.
+    pub(super) fn adopt_outlived(&mut self, found: &[(u64, Vec<u8>, LeaseToken, i64)]) {
+        let text = |node: &[u8]| String::from_utf8_lossy(node).into_owned();
+        let ghosts = found.iter().map(|(seq, node, token, at)| (*seq, (text(node), *token, *at)));
+        self.ghosts = ghosts.collect();
     }
 
     pub(super) fn brief(&self) -> String {

@@ -9,7 +9,7 @@ use crate::error::{DiskError, EngineError, No};
 use crate::event::{Batch, Record, RecordSpan, Span};
 use crate::ids::{RouterId, SegmentId, TopicId};
 use crate::layout::{FreshLayout, Layout, collect_garbage, open_layout};
-use crate::queue::StoredJob;
+use crate::queue::{LeaseToken, StoredJob};
 use crate::quota::Quota;
 use crate::rng::Rng;
 use crate::shard::recover::recover;
@@ -478,6 +478,12 @@ impl Rig {
     pub(super) fn jobs(&self, topic: &str) -> Vec<StoredJob> {
         let found = self.find(topic);
         found.map_or(Vec::new(), |found| self.shards[self.home(topic)].known_jobs(found))
+    }
+
+    /// Leases of a queue that outlived their jobs: seq, worker, token, end.
+    pub(super) fn outlived(&self, topic: &str) -> Vec<(u64, Vec<u8>, LeaseToken, i64)> {
+        let found = self.find(topic);
+        found.map_or(Vec::new(), |found| self.shards[self.home(topic)].outlived_leases(found))
     }
 
     /// Seqs of a topic that never held a record, as the shard has them.

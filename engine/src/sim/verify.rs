@@ -55,8 +55,8 @@ impl World {
         let links = self.rig.shards[self.rig.home(name)].links();
         let links = links.filter(|(_, link)| found.is_some_and(|found| link.dest == found.id));
         let links = links.map(|(router, link)| (router, (link.position, link.forwarded_total))).collect();
-        let jobs = self.rig.jobs(name);
-        Ok(Observed { shown, tombstone, records, gaps, links, jobs, vacant: self.rig.vacant(name) })
+        let (jobs, outlived, vacant) = (self.rig.jobs(name), self.rig.outlived(name), self.rig.vacant(name));
+        Ok(Observed { shown, tombstone, records, gaps, links, jobs, outlived, vacant })
     }
 
     /// Lets everything settle and compares every topic with the model.
@@ -241,7 +241,7 @@ impl World {
                 Ok(())
             }
             // What cannot be read is told as damage, naming the file.
-            Stop::Recover(RecoverError::Damage(_)) if has_failed => {
+            Stop::Recover(RecoverError::Damage(_) | RecoverError::DamagedBlock { .. }) if has_failed => {
                 self.report.failed_starts += 1;
                 Ok(())
             }
@@ -418,6 +418,13 @@ impl World {
             state.trims.clone_from(&observed.gaps); // as much of them as a log or checkpoint knew
         }
         state.adopt_jobs(&observed.jobs);
+        for (seq, node, token, _) in &observed.outlived {
+            if state.live.contains_key(seq) || !self.tokens.contains(token) {
+                let node = String::from_utf8_lossy(node);
+                return Err(broken("I-82", format!("{name}: {token:?} of {node} for {seq} outlived no job")));
+            }
+        }
+        state.adopt_outlived(&observed.outlived);
         state.is_large |= state.config.class == Class::Ephemeral;
         Ok(state)
     }

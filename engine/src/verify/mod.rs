@@ -138,7 +138,8 @@ struct Judge<'a, T> {
 fn is_named(dir: &str, finding: &LogFinding, error: &RecoverError) -> bool {
     let (Some(name), Some(offset)) = (&finding.name, finding.offset) else { return false };
     finding.verdict == LogVerdict::Damage
-        && error.to_string().contains(&format!("{dir}/{name}, offset {offset}:"))
+        && matches!(error, RecoverError::DamagedBlock { path, offset: at, .. }
+            if *at == offset && *path == format!("{dir}/{name}"))
 }
 
 impl<T: FnMut(Finding)> Judge<'_, T> {
@@ -168,7 +169,10 @@ impl<T: FnMut(Finding)> Judge<'_, T> {
         let weight = match error {
             RecoverError::Version(_) => Weight::Unjudged,
             RecoverError::Disk { error, .. } if is_permission(*error) => Weight::Unjudged,
-            RecoverError::Disk { .. } | RecoverError::Damage(_) | RecoverError::Foreign(_) => Weight::Start,
+            RecoverError::Disk { .. }
+            | RecoverError::Damage(_)
+            | RecoverError::DamagedBlock { .. }
+            | RecoverError::Foreign(_) => Weight::Start,
         };
         self.say(weight, file, None, format!("a start is refused: {error}"));
     }

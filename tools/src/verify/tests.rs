@@ -148,7 +148,15 @@ fn the_verdict_is_what_a_start_and_a_full_read_do() {
         let started = Server::try_start(&dir);
         match started {
             Err(error) => {
-                assert!(matches!(error, RecoverError::Damage(_) | RecoverError::Foreign(_)), "{error:?}");
+                assert!(
+                    matches!(
+                        error,
+                        RecoverError::Damage(_)
+                            | RecoverError::DamagedBlock { .. }
+                            | RecoverError::Foreign(_)
+                    ),
+                    "{error:?}"
+                );
                 assert_eq!(word, "START", "{what}: {error}");
             }
             Ok(mut server) => {
