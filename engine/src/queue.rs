@@ -571,8 +571,8 @@ impl Queue {
         all
     }
 
-    /// Leases whose jobs somebody else removed, or removes just now: an ack of such a one still counts.
-    /// Seq, holder, token, and when the lease is over.
+    /// Leases whose jobs somebody else removed, or removes just now: an ack of such a one still counts. For
+    /// simulation. Seq, holder, token, and when the lease is over.
     pub fn outlived(&self) -> impl Iterator<Item = (Seq, &[u8], LeaseToken, Millis)> {
         let held =
             |job: &Job| job.presence != Presence::Here && job.state == JobState::Leased && !job.settled;

@@ -401,9 +401,10 @@ fn what_is_not_committed_is_not_handed_out() {
     assert_eq!(claim(&mut rig, &[by("w", 9, 1000, 0)], true).expect("claims").got.len(), 1);
 }
 
-/// A run whose one log file is begun again by the next run, which fails in the middle of that.
+/// The next run must not begin the one log file of this run again: if it fails in the middle of that, nothing tells
+/// this run's epoch any more.
 #[test]
-fn no_token_comes_twice_though_a_start_fails_while_it_begins_a_file_again() {
+fn no_token_comes_twice_though_a_start_fails_at_its_first_file() {
     for seed in 0..env("RUNELOG_SEEDS", 12) {
         named(&format!("seed {seed}"), || {
             let mut rig = queue_of(seed, &config(Class::Fsync, false), 3);
@@ -417,7 +418,7 @@ fn no_token_comes_twice_though_a_start_fails_while_it_begins_a_file_again() {
             take(&mut rig); // as soon as there is a first file
             rig.crash(Crash::Kill);
             rig.open().unwrap();
-            rig.disk.fail_nth_write(1); // each of its sectors is then the new one, the old one, or neither
+            rig.disk.fail_nth_write(1);
             (0..40).try_for_each(|_| rig.step(true)).unwrap();
             rig.crash(Crash::Kill);
             rig.open().unwrap();

@@ -109,7 +109,8 @@ impl Worker {
         }
     }
 
-    /// Puts the places of routers right and makes that durable.
+    /// Puts the places of routers right and makes that durable. A disk that has no room for it keeps the start
+    /// waiting, not the operator: what is wrong is told, and it goes on when there is room.
     fn link_routers(&mut self, alive: &[(RouterDef, Seq)]) -> Result<Vec<Linked>, String> {
         let (mut outgoing, mut done) = (Vec::new(), Vec::new());
         let mut linked = None;
@@ -119,16 +120,19 @@ impl Worker {
                 // A log that has just started takes a moment for its first file.
                 None => match self.service.link_routers(alive) {
                     Ok(result) => linked = Some(result),
-                    Err(No::Refused(error, _)) => return Err(unmarked(&error)),
+                    Err(No::Refused(EngineError::NoLogFile(_), _))
+                        if !self.stop.asked.load(Ordering::Relaxed) => {}
+                    Err(No::Refused(error, _)) => return Err(not_linked(&error)),
                     Err(No::Busy | No::Load(_)) => {}
                 },
                 Some((_, wait)) if *wait <= self.service.shard.committed() => break,
                 Some(_) => {}
             }
             if let Some(error) = self.service.shard.halted() {
-                return Err(unmarked(&error));
+                return Err(not_linked(&error));
             }
             self.service.shard.turn(wall_clock_ms(), steady_us);
+            self.tell_notices();
             for chunk in self.service.shard.take_fresh_chunks() {
                 self.disk.register_chunk(&self.ring, &chunk);
             }
@@ -145,6 +149,15 @@ impl Worker {
             done.drain(..).for_each(|done| self.service.shard.on_done(done, steady_us));
         }
         Ok(linked.map(|(linked, _)| linked).unwrap_or_default())
+    }
+
+    fn tell_notices(&mut self) {
+        for notice in self.service.shard.take_notices() {
+            match notice.severe {
+                true => tracing::error!(core = self.service.core, "{}", notice.text),
+                false => tracing::info!(core = self.service.core, "{}", notice.text),
+            }
+        }
     }
 
     /// Serves until the stop is complete.
@@ -215,12 +228,7 @@ impl Worker {
             self.run_streams(&mut running);
             self.expire(&mut running);
             self.drive_disk(&mut running);
-            for notice in self.service.shard.take_notices() {
-                match notice.severe {
-                    true => tracing::error!(core = self.service.core, "{}", notice.text),
-                    false => tracing::info!(core = self.service.core, "{}", notice.text),
-                }
-            }
+            self.tell_notices();
 
             if stopping_since.is_none() && self.stop.asked.load(Ordering::Relaxed) {
                 stopping_since = Some(steady_ms);
@@ -595,11 +603,11 @@ impl Running {
     }
 }
 
-/// Why a start ends at its routers: where they go on must be durable before they do (I-66).
-fn unmarked(error: &EngineError) -> String {
+/// Why a start ends at its routers: what it puts right of them must be durable before they go on (I-66, I-70).
+fn not_linked(error: &EngineError) -> String {
     match error {
         EngineError::NoLogFile(error) | EngineError::Halted(error) => {
-            format!("where routers go on in their sources cannot be written down: {error}")
+            format!("what the start changed of routers cannot be written to the log: {error}")
         }
         other => format!("{other:?}"),
     }

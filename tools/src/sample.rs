@@ -139,8 +139,11 @@ impl Server {
         let batch = Batch { body, side: &[], records: &records };
         let config = TopicConfig { class: Class::Fsync, ..TopicConfig::default() };
         let topic = topic.as_bytes();
-        let request = AppendRequest { topic, batch, key: Some(b"key"), create: None, config: Some(&config) };
-        self.shard.append(&AppendRequest { key: None, ..request }, self.now).unwrap();
+        let request = AppendRequest { topic, batch, key: None, create: None, config: Some(&config) };
+        while let Err(no) = self.shard.append(&request, self.now) {
+            assert!(matches!(no, No::Busy), "{no:?}");
+            self.settle(); // just started: its first log file is made
+        }
         self.settle();
     }
 

@@ -44,7 +44,7 @@ pub enum RecoverError {
     },
     /// Something durable is unreadable (I-94).
     Damage(String),
-    /// The same of a block of the log.
+    /// A block of the log that was durable is unreadable (I-94).
     DamagedBlock {
         /// The log file, in the data directory.
         path: String,
@@ -271,7 +271,9 @@ async fn survey(io: &Io, settings: &ShardSettings) -> Result<Survey, RecoverErro
                 if let Some(other) = survey.files.remove(&header.number) {
                     let spare;
                     (found, spare) = choose(io, settings, found, other).await?;
-                    survey.spare.push(spare.slot);
+                    if !spare.short {
+                        survey.spare.push(spare.slot);
+                    }
                 }
                 survey.files.insert(header.number, found);
             }

@@ -220,6 +220,11 @@ impl Shard {
         position.saturating_sub(logged) >= POSITION_UNLOGGED_MAX && self.may_write(SMALL_ENTRY_ROOM).is_ok()
     }
 
+    /// Whether [`Shard::close_link`] can say it in the log now.
+    pub fn may_close_links(&mut self) -> Result<(), No> {
+        self.may_write(SMALL_ENTRY_ROOM)
+    }
+
     /// Forgets a router's place: the router is gone.
     pub fn close_link(&mut self, router: RouterId) {
         let Some(held) = self.links.held.remove(&router) else { return };

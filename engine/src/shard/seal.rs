@@ -131,7 +131,8 @@ pub(super) struct Sealing {
     pub(super) next_slot: u32,
     /// Slots of recycled files.
     pub(super) free_slots: Vec<u32>,
-    /// One more, of the only file that tells the newest epoch: free once a file of this run is ready.
+    /// The slot of the only file that tells the newest epoch: not recycled before a file of this run is ready,
+    /// except on a full disk.
     pub(super) witness_slot: Option<u32>,
     pub(super) preparing: bool,
     /// How far that file may be filled, and where the log ended when it last grew, by the steady clock.
@@ -417,6 +418,11 @@ impl Shard {
                         match recycled {
                             true => self.sealing.free_slots.push(slot),
                             false => self.sealing.next_slot = slot,
+                        }
+                        if error.0 == libc::ENOSPC {
+                            // Without any file nothing can be deleted either. Its header lies in one sector, which
+                            // drives write whole or not at all.
+                            self.sealing.free_slots.extend(self.sealing.witness_slot.take());
                         }
                         self.sealing.file_retry_at = now + RETRY_MS;
                         self.notice(true, format!("a log file could not be prepared: {error}"));

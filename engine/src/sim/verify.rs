@@ -258,15 +258,21 @@ impl World {
             self.is_faulty = false;
         }
         self.failed_before = failed;
+        match self.prepare_service() {
+            // A disk without room, or one that failed at once: somebody sees to it first.
+            Err(Stop::Refused(_)) => {
+                self.rig.disk.lift_faults();
+                self.crash_and_start(Crash::Kill, 0, 0)
+            }
+            other => other,
+        }
+    }
+
+    fn prepare_service(&mut self) -> Outcome<()> {
         self.check_links()?;
         let unclear = self.topics.iter().filter(|(_, topic)| topic.heap_seen);
         for name in unclear.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-            if let Err(stop) = self.drop_with_routers(&name, false) {
-                let Stop::Refused(_) = stop else { return Err(stop) };
-                // A disk without room, or one that failed at once: somebody sees to it first.
-                self.rig.disk.lift_faults();
-                return self.crash_and_start(Crash::Kill, 0, 0);
-            }
+            self.drop_with_routers(&name, false)?;
         }
         Ok(())
     }

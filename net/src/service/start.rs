@@ -137,7 +137,10 @@ impl Service {
         let known: AHashSet<RouterId> = alive.iter().map(|(def, _)| def.id).collect();
         let stray: Vec<RouterId> =
             self.shard.links().map(|(router, _)| router).filter(|router| !known.contains(router)).collect();
-        stray.into_iter().for_each(|router| self.shard.close_link(router));
+        if !stray.is_empty() {
+            self.shard.may_close_links()?; // that they are closed shall be in the log
+            stray.into_iter().for_each(|router| self.shard.close_link(router));
+        }
         let mut wait = Wait::default();
         if self.core == REGISTRY_CORE {
             let gone: Vec<RouterId> =

@@ -90,7 +90,10 @@ impl Rig {
     }
 
     fn put(&mut self, topic: &str, config: TopicConfig) {
-        self.shard.put(topic.as_bytes(), config, self.now).expect("room");
+        while let Err(no) = self.shard.put(topic.as_bytes(), config.clone(), self.now) {
+            assert!(matches!(no, No::Busy), "{no:?}");
+            self.turn(true); // just started: its first log file is made
+        }
     }
 
     fn append(&mut self, topic: &str, nodes: &[&str]) {
