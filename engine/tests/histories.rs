@@ -404,27 +404,6 @@ fn a_write_before_the_first_log_file_is_refused_if_none_can_be_made() {
 }
 
 #[test]
-fn a_read_that_must_mark_what_is_over_by_age_is_refused_while_there_is_no_log_file() {
-    // PR-5, I-24: it would wait for the mark, so for somebody who makes room on the disk.
-    let mut rig = Rig::open_new(9);
-    rig.disk.full_after_bytes(settings().file_bytes * 3 / 2); // the first log file, and no other
-    let config = TopicConfig { ttl_ms: 100, ..of(Class::Fsync) };
-    let put = rig.put("t", &config).unwrap();
-    rig.wait(put.1).unwrap();
-    rig.append_and_wait("t", &[Rec::new("1")]).unwrap();
-    rig.crash(Crash::Kill);
-    rig.open().unwrap();
-    rig.advance(101);
-    let refusal = rig.read_all("t").unwrap_err().refusal();
-    assert!(matches!(refusal, EngineError::NoLogFile(_)), "{refusal:?}");
-    rig.disk.lift_full();
-    rig.advance(1001);
-    rig.settle().unwrap();
-    let (first, records) = rig.read_all("t").unwrap();
-    assert!(records.is_empty() && first.tombstone.is_some(), "{first:?}");
-}
-
-#[test]
 fn a_full_disk_does_not_keep_the_last_file_that_could_be_begun_again() {
     // PR-5: what frees room needs a log file. The next run needs the only one that there is, though it tells the
     // newest epoch alone (I-86).

@@ -16,9 +16,6 @@ use std::rc::Rc;
 /// a full disk (deletes, drops, smaller caps) is taken when appends no longer are.
 pub(super) const SMALL_ENTRY_ROOM: u64 = CHUNK_BYTES as u64 / 2;
 
-/// Room in the log for the mark of what is over by age: reads go on when nothing else is taken.
-const MARK_ROOM: u64 = CHUNK_BYTES as u64 / 4;
-
 /// Room in the log for an append: twice the body for its frames and for the ends of chunks left empty.
 pub(super) fn append_room(body_bytes: usize) -> u64 {
     (CHUNK_BYTES + 2 * body_bytes) as u64
@@ -93,24 +90,18 @@ impl Shard {
         if let Some(error) = self.log.failed() {
             return Err(EngineError::Halted(error).into());
         }
-        self.has_place(room)?;
+        if self.log.file_room() < room {
+            if let Some(error) = self.sealing.no_file {
+                return Err(EngineError::NoLogFile(error).into());
+            }
+            // As many files as it takes are made meanwhile, the very first one after a start among them.
+            self.sealing.wanted_room = self.sealing.wanted_room.max(room);
+            return Err(No::Busy);
+        }
         if !self.log.has_room() {
             return Err(No::Busy);
         }
         Ok(())
-    }
-
-    /// Refuses when the log files at hand do not hold `room`, the very first one after a start included.
-    fn has_place(&mut self, room: u64) -> Result<(), No> {
-        if self.log.file_room() >= room {
-            return Ok(());
-        }
-        if let Some(error) = self.sealing.no_file {
-            return Err(EngineError::NoLogFile(error).into());
-        }
-        // As many files as it takes are made meanwhile.
-        self.sealing.wanted_room = self.sealing.wanted_room.max(room);
-        Err(No::Busy)
     }
 
     pub(super) fn take_topic_place(&self) -> Result<(), No> {
@@ -199,8 +190,7 @@ impl Shard {
     }
 
     /// Applies the age limit: what is noticed here is gone for good, so the mark is on its way before
-    /// any answer that shows it (I-24). Returns what such an answer waits for; refused while the log has no place
-    /// for the mark.
+    /// any answer that shows it (I-24). Returns what such an answer waits for.
     pub(super) fn expire(&mut self, slot: u32, now: Millis) -> Result<Wait, No> {
         let topic = self.topic(slot);
         let control = Wait(topic.control_block).max(Wait(topic.hidden.block));
@@ -218,7 +208,6 @@ impl Shard {
         let logged = topic.config.class != Class::Ephemeral || gone.logged_count > 0;
         let halted = self.log.failed().is_some();
         if logged && !halted && !sabotage::is(Bug::ExpiryUnlogged) {
-            self.has_place(MARK_ROOM)?;
             self.log_floor(slot, gone, true, false);
             block = self.log.entry_block();
         }
