@@ -1,6 +1,7 @@
 //! HTTP to a running server: one keep-alive connection, and requests that are tried again.
 //! Lives here: what is worth another try, and how long. Not here: what is asked (`import`, `tail`).
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Largest answer read: a diff of the largest budget, with room for what is around the payloads.
@@ -15,12 +16,19 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(2);
 pub(crate) struct Client {
     agent: ureq::Agent,
     base: String,
-    /// What `Authorization` says; nothing without a key.
-    bearer: Option<String>,
 }
 
 /// Where a client's key comes from. Not from a flag, which everyone on the machine could read.
 pub(crate) const KEY_VARIABLE: &str = "RUNELOG_KEY";
+
+/// What `Authorization` says in every request of this process; `None` without a key.
+pub(crate) fn bearer() -> Option<&'static str> {
+    static BEARER: LazyLock<Option<String>> = LazyLock::new(|| {
+        let key = std::env::var(KEY_VARIABLE).ok().filter(|key| !key.trim().is_empty());
+        key.map(|key| format!("Bearer {}", key.trim()))
+    });
+    BEARER.as_deref()
+}
 
 /// A status and a body.
 #[derive(Debug)]
@@ -78,33 +86,24 @@ impl Client {
             .proxy(None)
             .build()
             .new_agent();
-        let key = std::env::var(KEY_VARIABLE).ok().filter(|key| !key.trim().is_empty());
-        let bearer = key.map(|key| format!("Bearer {}", key.trim()));
-        Ok(Client { agent, base, bearer })
+        Ok(Client { agent, base })
     }
 
     /// One GET.
     pub(crate) fn get(&self, path: &str) -> Result<Answer, String> {
-        let mut request = self.agent.get(self.url(path));
-        if let Some(bearer) = &self.bearer {
-            request = request.header("Authorization", bearer);
-        }
-        self.read(request.call())
+        self.read(with_key(self.agent.get(self.url(path))).call())
     }
 
     /// One POST of a JSON body.
     pub(crate) fn post(&self, path: &str, body: &[u8]) -> Result<Answer, String> {
-        let mut request = self.agent.post(self.url(path)).content_type("application/json");
-        if let Some(bearer) = &self.bearer {
-            request = request.header("Authorization", bearer);
-        }
-        self.read(request.send(body))
+        let request = self.agent.post(self.url(path)).content_type("application/json");
+        self.read(with_key(request).send(body))
     }
 
     /// One PUT of a JSON body.
     pub(crate) fn put(&self, path: &str, body: &[u8]) -> Result<Answer, String> {
         let request = self.agent.put(self.url(path)).content_type("application/json");
-        self.read(request.send(body))
+        self.read(with_key(request).send(body))
     }
 
     fn url(&self, path: &str) -> String {
@@ -122,6 +121,13 @@ impl Client {
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(lost)?;
         Ok(Answer { status, body, retry_after })
+    }
+}
+
+fn with_key<Kind>(request: ureq::RequestBuilder<Kind>) -> ureq::RequestBuilder<Kind> {
+    match bearer() {
+        Some(bearer) => request.header("Authorization", bearer),
+        None => request,
     }
 }
 

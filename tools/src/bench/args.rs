@@ -30,7 +30,7 @@ Examples:
   runelog bench read --from head --limit 1000
   runelog bench read --from cold --limit 100 --fill 5000000
   runelog bench fanout --readers 100 --rate 1000 --follow sse,ws
-  runelog bench queue --connections 50 --batch 8 --class disk
+  runelog bench queue --connections 50 --batch 8 --class disk --bytes 100 --fill 10000000
   runelog bench mixed --mix append=70,read=20,claim=5,push=5
   runelog bench ceiling --server-cpus 0 --cpus 1 --repeat 5           beside bare loops, in turn
   runelog bench suite --server-cpus 0 --cpus 1 --repeat 5 --json suite.json --html suite.html")]
@@ -59,10 +59,10 @@ pub(crate) struct BenchArgs {
     /// Requests (fanout: writes) a second (open loop); without it as fast as answers come
     #[arg(long, value_delimiter = ',')]
     rate: Vec<f64>,
-    /// How unevenly topics are picked: 0 evenly, 1 like words of a language (Zipf)
+    /// append, read, mixed: how unevenly topics are picked: 0 evenly, 1 like words of a language (Zipf)
     #[arg(long, default_value_t = 0.0)]
     skew: f64,
-    /// append: routers from each topic, each to a topic of its own
+    /// append, fanout, mixed: routers from each topic, each to a topic of its own
     #[arg(long, default_value_t = 0)]
     routers: usize,
     /// append: each connection goes to the port of one core, and to topics that it owns (see --shard-ports)
@@ -74,7 +74,7 @@ pub(crate) struct BenchArgs {
     /// read: records asked for at once
     #[arg(long, default_value_t = 1000)]
     limit: u64,
-    /// read, queue, mixed: records put in before
+    /// read, queue, mixed: records put in before; for queues more than will be claimed
     #[arg(long, default_value_t = 1_000_000)]
     fill: u64,
     /// fanout: readers, spread over the topics
@@ -89,13 +89,13 @@ pub(crate) struct BenchArgs {
     /// Seconds of a point
     #[arg(long, default_value_t = SECONDS_MIN)]
     seconds: u64,
-    /// Seconds before it that do not count
+    /// Seconds before it that do not count; 0 with --quick only
     #[arg(long, default_value_t = 5)]
     warm_up: u64,
     /// Runs of each point, in turn; medians are shown
     #[arg(long, default_value_t = 1)]
     pub(super) repeat: usize,
-    /// Allow points shorter than 10 s, and say so in the result
+    /// Allow points shorter than 10 s and no warm-up, and say so in the result
     #[arg(long)]
     quick: bool,
     /// CPUs of the generator
@@ -170,6 +170,7 @@ impl BenchArgs {
             mix: self.mix.clone(),
             warm_up_seconds: self.warm_up,
             seconds: self.seconds,
+            generator_cpus: if self.cpus.is_empty() { all_cpus() } else { self.cpus.clone() },
             server_cpus: if self.server_cpus.is_empty() { all_cpus() } else { self.server_cpus.clone() },
             server_flags: self.server_flag.clone(),
             dir: self.dir.clone(),
@@ -216,6 +217,12 @@ impl BenchArgs {
                 self.seconds
             ));
         }
+        if self.warm_up == 0 && !self.quick {
+            return Err(
+                "a fresh server makes its log files in its first seconds: --warm-up 1 at least, or --quick"
+                    .into(),
+            );
+        }
         let counts = [&self.connections, &self.topics, &self.batch, &self.bytes, &self.readers];
         let sound = counts.iter().all(|list| list.iter().all(|count| *count > 0));
         if !sound || self.seconds == 0 || self.repeat == 0 || self.limit == 0 || self.fill == 0 {
@@ -232,6 +239,15 @@ impl BenchArgs {
         }
         if !self.skew.is_finite() || self.skew < 0.0 {
             return Err("skew is 0 or more".into());
+        }
+        if self.skew != 0.0 && matches!(self.what, What::Fanout | What::Queue) {
+            return Err("--skew is for appends, reads and mixed loads: a fanout writes to its topics in turn, and each connection of a queue keeps to its own while there are jobs".into());
+        }
+        if self.routers != 0 && matches!(self.what, What::Read | What::Queue) {
+            return Err("--routers is for loads that append: append, fanout, mixed, ceiling".into());
+        }
+        if self.what == What::Suite && (self.skew != 0.0 || self.routers != 0) {
+            return Err("the loads of the suite are given: no --skew, no --routers".into());
         }
         if self.own_ports && self.what != What::Append {
             return Err("--own-ports is for appends".into());
@@ -311,6 +327,13 @@ mod tests {
             ("append --rate=100,-1", "above 0"),
             ("append --rate inf", "above 0"),
             ("append --skew=-1", "0 or more"),
+            ("append --warm-up 0", "--warm-up 1 at least"),
+            ("fanout --rate 5 --skew 1", "--skew is for"),
+            ("queue --skew 0.5", "--skew is for"),
+            ("read --routers 1", "--routers is for"),
+            ("queue --routers 1", "--routers is for"),
+            ("suite --skew 1", "no --skew"),
+            ("suite --routers 1", "no --routers"),
             ("append --class raft", "possible values"),
             ("append --cpus 9999", "CPU 9999"),
             ("append --server-cpus 9999", "CPU 9999"),
@@ -327,6 +350,14 @@ mod tests {
             let refusal = points(line).expect_err(line);
             assert!(refusal.contains(reason), "{line}: {refusal}");
         }
-        assert!(points("append --seconds 9 --quick").is_ok());
+        for line in [
+            "append --seconds 9 --warm-up 0 --quick",
+            "mixed --skew 1 --routers 2",
+            "read --skew 1",
+            "fanout --rate 5 --routers 2",
+            "ceiling --skew 1 --routers 2",
+        ] {
+            assert!(points(line).is_ok(), "{line}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::fanout::Follow;
 use super::mixed::Mix;
 use super::modes::From;
+use super::server::all_cpus;
 
 /// What is asked of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -76,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) mix: Mix,
     pub(crate) warm_up_seconds: u64,
     pub(crate) seconds: u64,
+    /// CPUs of the generator.
+    pub(crate) generator_cpus: Vec<usize>,
     /// CPUs of a server that is started; one shard on each.
     pub(crate) server_cpus: Vec<usize>,
     /// Its further flags.
@@ -109,7 +112,8 @@ impl Default for Config {
             mix: "append=80,read=20".parse().expect("a mix"),
             warm_up_seconds: 5,
             seconds: 10,
-            server_cpus: super::server::all_cpus(),
+            generator_cpus: all_cpus(),
+            server_cpus: all_cpus(),
             server_flags: Vec::new(),
             dir: PathBuf::from("."),
             raw_answer: Arc::default(),

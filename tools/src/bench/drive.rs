@@ -28,8 +28,8 @@ pub(crate) trait Work {
     /// Appends the next request of connection `number`.
     fn ask(&mut self, number: usize, now: Duration, out: &mut Vec<u8>);
 
-    /// An answer of status 2xx: how many records, and how many of their bytes, it is worth; `None`: it is a
-    /// step of something larger, whose latency goes on.
+    /// An answer of status 2xx: how many records, and how many of their bytes, it is worth; with none it is an
+    /// empty answer. `None`: it is a step of something larger, whose latency goes on.
     fn answered(&mut self, number: usize, body: &[u8]) -> Option<(u64, u64)>;
 }
 
@@ -68,6 +68,17 @@ pub(crate) fn drive<W: Work>(
     loop {
         let now = wire.now();
         if measure.is_over(now) {
+            for (index, one) in asking.iter().enumerate() {
+                if let Some(since) = one.since {
+                    measure.unanswered(Some(work.part(index)), since);
+                }
+            }
+            if let Pace::Open(per_second) = pace {
+                // Due since the last look.
+                let dues = (meant..).map(|meant| due(began, meant, per_second));
+                late.extend(dues.take_while(|due| *due < measure.ends()));
+            }
+            late.into_iter().for_each(|since| measure.unanswered(None, since));
             return Ok(measure);
         }
         if now - told >= Duration::from_secs(1) {
@@ -86,7 +97,7 @@ pub(crate) fn drive<W: Work>(
                 }
             }
             Pace::Open(per_second) => {
-                let due = |meant: u64| began + Duration::from_secs_f64(meant as f64 / per_second);
+                let due = |meant| due(began, meant, per_second);
                 let before = meant;
                 while due(meant) <= now {
                     measure.slip(due(meant), now);
@@ -155,6 +166,11 @@ pub(crate) fn drive<W: Work>(
     }
 }
 
+/// When a request of an open loop is meant to leave.
+pub(super) fn due(began: Duration, meant: u64, per_second: f64) -> Duration {
+    began + Duration::from_secs_f64(meant as f64 / per_second)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
@@ -196,13 +212,12 @@ mod tests {
         address
     }
 
-    fn against_a_stall(pace: Pace) -> (u64, Point) {
+    fn against_a_stall(pace: Pace, lasting: Duration) -> (u64, Point) {
         let mut work = Append::new(&["t".to_owned()], 1, 50, 0.0);
         let address = stalling(work.request_bytes());
         let mut wire = Wire::new().expect("a ring");
         let first = wire.connect(address, CONNECTIONS).expect("connections");
-        let (warm_up, lasting) = (Duration::ZERO, Duration::from_secs(4));
-        let measure = Measure::new(wire.now(), warm_up, lasting, &[], Probe::default());
+        let measure = Measure::new(wire.now(), Duration::ZERO, lasting, &[], Probe::default());
         let measure = drive(&mut wire, first, CONNECTIONS, &mut work, pace, measure, |_, _, _| {});
         let measure = measure.expect("a point");
         (measure.slower_than(STALL / 2), measure.finish())
@@ -213,7 +228,7 @@ mod tests {
     /// their way would have.
     #[test]
     fn an_open_loop_shows_a_stall_in_everything_that_was_due_meanwhile() {
-        let (slow, point) = against_a_stall(Pace::Open(PER_SECOND));
+        let (slow, point) = against_a_stall(Pace::Open(PER_SECOND), Duration::from_secs(4));
         let due = (PER_SECOND * STALL.as_secs_f64() / 2.0) as u64;
         assert!(slow + CONNECTIONS as u64 >= due, "{slow} of {due}");
         assert!(point.requests as f64 <= PER_SECOND * point.seconds + 1.0, "{} requests", point.requests);
@@ -222,8 +237,22 @@ mod tests {
 
     #[test]
     fn a_closed_loop_has_no_schedule() {
-        let (slow, point) = against_a_stall(Pace::Closed);
+        let (slow, point) = against_a_stall(Pace::Closed, Duration::from_secs(4));
         assert!(slow >= 1, "the stall was seen");
         assert_eq!((point.waited_for_connection, point.slip_us), (0, None));
+    }
+
+    /// The server stalls after 0.2 s, for longer than is left: nothing that was due then is ever answered.
+    #[test]
+    fn a_stall_that_outlasts_the_point_is_in_its_latencies() {
+        let lasting = Duration::from_millis(700);
+        let (_, point) = against_a_stall(Pace::Open(PER_SECOND), lasting);
+        let due = (PER_SECOND * lasting.as_secs_f64()) as u64;
+        let told = point.requests + point.unanswered;
+        // The point began a little before the first request; on a busy machine that is 14 ms.
+        assert!(told <= due && told + 50 >= due, "{told} of {due} requests");
+        assert!(point.requests < 100 && point.latency_us.p90 > 300_000.0, "{:?}", point.latency_us);
+        let (_, point) = against_a_stall(Pace::Closed, lasting);
+        assert_eq!(point.unanswered, CONNECTIONS as u64);
     }
 }

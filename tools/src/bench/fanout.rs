@@ -6,8 +6,9 @@ use std::time::Duration;
 use memchr::memmem;
 
 use super::answer::{Answers, Keep, number_at};
+use super::drive::due;
 use super::measure::Measure;
-use super::modes::post;
+use super::modes::{Key, post};
 use super::wire::{Happened, Wire};
 
 /// What precedes the time in a record: when its write began, in nanoseconds of the generator's clock.
@@ -24,17 +25,18 @@ pub(crate) enum Follow {
 }
 
 /// What opens a stream: the bytes a reader sends.
-pub(crate) fn opening(follow: Follow, topic: &str, stream_url: &str) -> Vec<u8> {
+pub(crate) fn opening(follow: Follow, topic: &str, stream_url: &str, key: &Key) -> Vec<u8> {
     match follow {
         Follow::Sse => {
-            format!("GET {stream_url} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n")
+            format!("GET {stream_url} HTTP/1.1\r\nHost: bench\r\n{key}Accept: text/event-stream\r\n\r\n")
                 .into_bytes()
         }
         Follow::Ws => {
-            let mut bytes =
-                b"GET /v0/ws HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            let mut bytes = format!(
+                "GET /v0/ws HTTP/1.1\r\nHost: bench\r\n{key}Connection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-                    .to_vec();
+            )
+            .into_bytes();
             let command = format!("{{\"op\":\"subscribe\",\"topic\":\"{topic}\",\"tail\":true}}");
             // One masked text frame; a mask of zeros leaves the text as it is.
             assert!(command.len() < 65_536, "a command of a name");
@@ -51,9 +53,27 @@ pub(crate) fn opening(follow: Follow, topic: &str, stream_url: &str) -> Vec<u8> 
 #[derive(Default)]
 struct Stamps {
     carry: Vec<u8>,
+    /// Of those that were told, in nanoseconds.
+    newest: u64,
+}
+
+/// Writes of the first `until` that a reader still waits for at the end: those to its topic that are newer
+/// than the newest that it got. Topics are written to in turn, and readers spread over them in turn.
+fn missing(
+    until: u64,
+    topics: usize,
+    reader: usize,
+    is_newer: impl Fn(u64) -> bool,
+) -> impl Iterator<Item = u64> {
+    let of_its_topic = move |meant: &u64| *meant as usize % topics == reader % topics;
+    (0..until).rev().take_while(move |meant| is_newer(*meant)).filter(of_its_topic)
 }
 
 impl Stamps {
+    fn newest(&self) -> Duration {
+        Duration::from_nanos(self.newest)
+    }
+
     fn push(&mut self, bytes: &[u8], mut tell: impl FnMut(u64)) {
         let mut joined = std::mem::take(&mut self.carry);
         let hay = match joined.is_empty() {
@@ -71,7 +91,9 @@ impl Stamps {
                 self.carry = hay[at + found..].to_vec();
                 return;
             }
-            tell(number_at(hay, start).unwrap_or(0));
+            let stamp = number_at(hay, start).unwrap_or(0);
+            self.newest = self.newest.max(stamp);
+            tell(stamp);
             at = start + digits;
         }
         // The begin of a stamp may be at the end.
@@ -106,11 +128,18 @@ pub(crate) fn fan_out(
     let mut answers: Vec<Answers> = (0..writes.connections).map(|_| Answers::new(Keep::Tail)).collect();
     let mut idle: Vec<usize> = (0..writes.connections).collect();
     let began = wire.now();
-    let due = |meant: u64| began + Duration::from_secs_f64(meant as f64 / writes.per_second);
+    let due = |meant| due(began, meant, writes.per_second);
     let (mut meant, mut noticed, mut told) = (0_u64, 0_u64, began);
     loop {
         let now = wire.now();
         if measure.is_over(now) {
+            let until = (noticed..).find(|meant| due(*meant) >= measure.ends()).expect("time goes on");
+            for (index, stamps) in stamps.iter().enumerate() {
+                for meant in missing(until, writes.topics.len(), index, |meant| due(meant) > stamps.newest())
+                {
+                    (0..writes.batch).for_each(|_| measure.unanswered(None, due(meant)));
+                }
+            }
             return Ok(measure);
         }
         if now - told >= Duration::from_secs(1) {
@@ -178,6 +207,38 @@ mod tests {
             let (mut stamps, mut seen) = (Stamps::default(), Vec::new());
             text.chunks(cut).for_each(|piece| stamps.push(piece, |stamp| seen.push(stamp)));
             assert_eq!(seen, [12345, 6, 7], "pieces of {cut}");
+            assert_eq!(stamps.newest(), Duration::from_nanos(12345));
+        }
+    }
+
+    #[test]
+    fn a_reader_waits_for_the_writes_to_its_topic_that_are_newer_than_what_it_got() {
+        // writes, topics, reader, the newest that it got
+        for (until, topics, reader, newest, expected) in [
+            (10, 1, 0, Some(7), vec![9, 8]),
+            (10, 1, 0, Some(9), vec![]),
+            (10, 3, 1, Some(4), vec![7]),
+            (10, 3, 4, Some(4), vec![7]), // the second of that topic
+            (10, 3, 0, Some(3), vec![9, 6]),
+            (10, 3, 2, None, vec![8, 5, 2]),
+            (0, 3, 0, None, vec![]),
+        ] {
+            let is_newer = |meant| newest.is_none_or(|newest| meant > newest);
+            let found: Vec<u64> = missing(until, topics, reader, is_newer).collect();
+            assert_eq!(found, expected, "reader {reader} of {topics} topics, who got {newest:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_in_the_head_of_what_opens_a_stream() {
+        for follow in [Follow::Sse, Follow::Ws] {
+            let head = |key| {
+                let bytes = opening(follow, "t", "/v0/watch/s", &Key(key));
+                let end = memmem::find(&bytes, b"\r\n\r\n").expect("a head");
+                String::from_utf8(bytes[..end].to_vec()).expect("text")
+            };
+            assert!(head(Some("Bearer k")).contains("\r\nAuthorization: Bearer k\r\n"), "{follow:?}");
+            assert!(!head(None).contains("Authorization"), "{follow:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The machine a figure was taken on, as far as the system tells. Lives here: reading it. Not here:
-//! judging it (`tune` will).
+//! judging it (`tune` does).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -21,8 +21,9 @@ pub(crate) struct Host {
     pub(crate) disk: Disk,
 }
 
-/// The device below the data directory.
-#[derive(Clone, Debug, Default, Serialize)]
+/// The device below the data directory; each field `unknown` where the system does not tell: of a file system
+/// without a device of its own (btrfs, overlay, tmpfs), or a directory that is not there yet.
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Disk {
     pub(crate) device: String,
     pub(crate) model: String,
@@ -35,6 +36,21 @@ pub(crate) struct Disk {
     pub(crate) logical_block_bytes: String,
     /// What can be said about power-loss protection.
     pub(crate) power_loss_protection: String,
+}
+
+impl Default for Disk {
+    fn default() -> Disk {
+        Disk {
+            device: unknown(None),
+            model: unknown(None),
+            driver: unknown(None),
+            scheduler: unknown(None),
+            write_cache: unknown(None),
+            rotational: unknown(None),
+            logical_block_bytes: unknown(None),
+            power_loss_protection: unknown(None),
+        }
+    }
 }
 
 fn read(path: impl AsRef<Path>) -> Option<String> {
@@ -123,7 +139,8 @@ fn disk(path: &Path) -> Option<Disk> {
     let model = ["device/model", "device/name", "dm/name"].iter().find_map(|name| read(whole.join(name)));
     let driver = fs::canonicalize(whole.join("device/driver")).ok();
     let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-    let protection = power_loss_protection(&write_cache, driver.as_deref());
+    let is_drive = whole.join("device").exists();
+    let protection = power_loss_protection(&write_cache, driver.as_deref(), is_drive);
     Some(Disk {
         device: block.file_name()?.to_string_lossy().into_owned(),
         model: unknown(model),
@@ -137,8 +154,11 @@ fn disk(path: &Path) -> Option<Disk> {
 }
 
 /// What the kernel knows says little: it knows whether a flush is needed, not what a power failure does.
-fn power_loss_protection(write_cache: &str, driver: Option<&str>) -> &'static str {
+fn power_loss_protection(write_cache: &str, driver: Option<&str>, is_drive: bool) -> &'static str {
     match (write_cache, driver) {
+        _ if !is_drive => {
+            "unknown: no drive but a device made of others (dm, md, loop), which do not show here"
+        }
         (_, Some("virtio_blk" | "xen-blkfront" | "vmw_pvscsi")) => {
             "unknown: a virtual disk; what is below it does not show here"
         }
@@ -175,14 +195,29 @@ mod tests {
 
     #[test]
     fn what_is_not_known_of_a_drive_is_called_unknown() {
-        assert!(power_loss_protection("write through", Some("nvme")).starts_with("likely"));
-        for (cache, driver) in [
-            ("write back", Some("nvme")),
-            ("write through", Some("virtio_blk")),
-            ("write back", Some("virtio_blk")),
-            ("unknown", None),
+        assert!(power_loss_protection("write through", Some("nvme"), true).starts_with("likely"));
+        assert!(power_loss_protection("write through", None, true).starts_with("likely"));
+        for (cache, driver, is_drive) in [
+            ("write back", Some("nvme"), true),
+            ("write through", Some("virtio_blk"), true),
+            ("write back", Some("virtio_blk"), true),
+            ("unknown", None, true),
+            ("write through", None, false), // dm-crypt over anything
         ] {
-            assert!(power_loss_protection(cache, driver).starts_with("unknown"), "{cache} {driver:?}");
+            let told = power_loss_protection(cache, driver, is_drive);
+            assert!(told.starts_with("unknown"), "{cache} {driver:?}: {told}");
+        }
+    }
+
+    /// `/proc` has no block device, as btrfs, overlay and tmpfs have none.
+    #[test]
+    fn without_a_device_its_fields_are_unknown_and_not_empty() {
+        for dir in ["/proc", "/no such directory"] {
+            let host = Host::look(Path::new(dir));
+            let disk = serde_json::to_value(&host.disk).expect("plain data");
+            let fields = disk.as_object().expect("an object");
+            assert!(fields.len() == 8 && fields.values().all(|value| value == "unknown"), "{dir}: {disk}");
+            assert!(host.line().contains("on unknown (unknown, write cache unknown)"), "{}", host.line());
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What a point of a benchmark came to: latencies, counts, refusals. A point begins after its warm-up;
 //! what is answered inside it counts, whenever it was asked for: a server that cannot keep up with a fixed
-//! rate answers late, and that is what its latencies have to say.
+//! rate answers late, and that is what its latencies have to say. What is due before the end and not answered
+//! by then counts with the latency that it has had so far, apart from the answers: a stall at the end is no
+//! shorter than one before.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub(crate) struct Measure {
     parts: Vec<(&'static str, Tally)>,
     bytes: u64,
     refused: BTreeMap<String, u64>,
+    unanswered: u64,
     /// Records by second.
     seconds: Vec<u64>,
     /// Open loop: how long after its time the generator noticed that a request was due.
@@ -36,6 +39,7 @@ struct Tally {
     latency_ns: Histogram<u64>,
     requests: u64,
     records: u64,
+    empty: u64,
 }
 
 /// A finished point.
@@ -55,6 +59,11 @@ pub(crate) struct Point {
     pub(crate) latency_us: Latency,
     /// The whole distribution: pairs of a quantile and its latency in microseconds.
     pub(crate) latency_curve: Vec<(f64, f64)>,
+    /// Answers counted that held nothing: of claims, those that got no job.
+    pub(crate) empty: u64,
+    /// Requests (or deliveries) that were due before the end and not there by then. Not among the answers; their
+    /// latency so far is in the distribution.
+    pub(crate) unanswered: u64,
     /// Answers that are not 2xx, by status.
     pub(crate) refused: BTreeMap<String, u64>,
     /// Records in each second: a drift shows here.
@@ -70,6 +79,8 @@ pub(crate) struct Point {
     pub(crate) waited_for_connection: u64,
     /// CPU seconds of the server a second.
     pub(crate) server_cpu: Option<f64>,
+    /// The same of its busiest thread.
+    pub(crate) server_thread_cpu: Option<f64>,
     /// Bytes that the server had from its block device, none of them from a cache.
     pub(crate) server_read_bytes: Option<u64>,
     /// Bytes that it sent there.
@@ -80,6 +91,9 @@ pub(crate) struct Point {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Part {
     pub(crate) name: &'static str,
+    pub(crate) requests: u64,
+    /// As of the point.
+    pub(crate) empty: u64,
     pub(crate) requests_per_second: f64,
     pub(crate) records_per_second: f64,
     pub(crate) latency_us: Latency,
@@ -132,13 +146,18 @@ fn curve(ns: &Histogram<u64>) -> Vec<(f64, f64)> {
 
 impl Tally {
     fn new() -> Tally {
-        Tally { latency_ns: histogram(), requests: 0, records: 0 }
+        Tally { latency_ns: histogram(), requests: 0, records: 0, empty: 0 }
     }
 
     fn answer(&mut self, latency: Duration, records: u64) {
-        self.latency_ns.saturating_record(latency.as_nanos() as u64);
+        self.latency(latency);
         self.requests += 1;
         self.records += records;
+        self.empty += u64::from(records == 0);
+    }
+
+    fn latency(&mut self, latency: Duration) {
+        self.latency_ns.saturating_record(latency.as_nanos() as u64);
     }
 }
 
@@ -160,6 +179,7 @@ impl Measure {
             parts: parts.iter().map(|name| (*name, Tally::new())).collect(),
             bytes: 0,
             refused: BTreeMap::new(),
+            unanswered: 0,
             seconds: vec![0; duration.as_secs_f64().ceil() as usize],
             slip_ns: histogram(),
             waited: 0,
@@ -198,6 +218,9 @@ impl Measure {
 
     /// An answer: `since` is when it was asked for, or meant to be; `part` is its kind in a mixed load.
     pub(crate) fn answer(&mut self, part: usize, since: Duration, now: Duration, records: u64, bytes: u64) {
+        if now >= self.ends {
+            return self.unanswered(Some(part), since);
+        }
         if !self.counts(now) {
             return;
         }
@@ -209,18 +232,35 @@ impl Measure {
         self.seconds[(now - self.begins).as_secs() as usize] += records;
     }
 
+    /// What was asked for, or meant to be, at `since`, and is not answered at the end; `part` is its kind in a
+    /// mixed load, if that was drawn already.
+    pub(crate) fn unanswered(&mut self, part: Option<usize>, since: Duration) {
+        if since >= self.ends {
+            return; // due after the end
+        }
+        self.unanswered += 1;
+        self.all.latency(self.ends - since);
+        if let Some((_, tally)) = part.and_then(|part| self.parts.get_mut(part)) {
+            tally.latency(self.ends - since);
+        }
+    }
+
     /// A refusal; it has a latency too.
     pub(crate) fn refusal(&mut self, since: Duration, now: Duration, status: u16) {
-        if self.counts(now) {
-            self.all.latency_ns.saturating_record(now.saturating_sub(since).as_nanos() as u64);
+        if now >= self.ends {
+            self.unanswered(None, since);
+        } else if self.counts(now) {
+            self.all.latency(now.saturating_sub(since));
             *self.refused.entry(status.to_string()).or_default() += 1;
         }
     }
 
     /// A record that was delivered to one who waited for it.
     pub(crate) fn delivery(&mut self, since: Duration, now: Duration) {
-        if self.counts(now) {
-            self.all.latency_ns.saturating_record(now.saturating_sub(since).as_nanos() as u64);
+        if now >= self.ends {
+            self.unanswered(None, since);
+        } else if self.counts(now) {
+            self.all.latency(now.saturating_sub(since));
             self.all.records += 1;
             self.seconds[(now - self.begins).as_secs() as usize] += 1;
         }
@@ -255,6 +295,8 @@ impl Measure {
         let moved = |before: Option<u64>, after: Option<u64>| Some(after?.saturating_sub(before?));
         let part = |(name, tally): &(&'static str, Tally)| Part {
             name,
+            requests: tally.requests,
+            empty: tally.empty,
             requests_per_second: tally.requests as f64 / seconds,
             records_per_second: tally.records as f64 / seconds,
             latency_us: Latency::of(&tally.latency_ns),
@@ -268,6 +310,8 @@ impl Measure {
             records_per_second: self.all.records as f64 / seconds,
             latency_us: Latency::of(&self.all.latency_ns),
             latency_curve: curve(&self.all.latency_ns),
+            empty: self.all.empty,
+            unanswered: self.unanswered,
             refused: self.refused,
             by_second: self.seconds,
             parts: self.parts.iter().map(part).collect(),
@@ -275,6 +319,7 @@ impl Measure {
             slip_us: (!self.slip_ns.is_empty()).then(|| Latency::of(&self.slip_ns)),
             waited_for_connection: self.waited,
             server_cpu: used(before.server_cpu, after.server_cpu),
+            server_thread_cpu: used(Some(Duration::ZERO), after.busiest_thread_since(&before)),
             server_read_bytes: moved(before.server_read_bytes, after.server_read_bytes),
             server_write_bytes: moved(before.server_write_bytes, after.server_write_bytes),
         }
@@ -295,14 +340,36 @@ mod tests {
         measure.answer(0, ms(1400), ms(1499), 10, 1); // answered in the warm-up
         measure.answer(0, ms(1600), ms(1700), 10, 1);
         measure.answer(0, ms(3400), ms(3450), 20, 1);
-        measure.answer(0, ms(3400), ms(3500), 10, 1); // answered after the end
         measure.refusal(ms(2000), ms(2001), 429);
         assert!(!measure.is_over(ms(3499)) && measure.is_over(ms(3500)));
         let point = measure.finish();
         assert_eq!((point.requests, point.records, point.by_second), (2, 30, vec![10, 20]));
-        assert_eq!(point.refused["429"], 1);
+        assert_eq!((point.refused["429"], point.unanswered), (1, 0));
         assert!(point.latency_us.max >= 100_000.0 && point.latency_us.max < 100_200.0);
         assert_eq!(point.records_per_second, 15.0);
+    }
+
+    /// What is due before the end counts up to the end: as a latency, not as an answer.
+    #[test]
+    fn what_is_unanswered_at_the_end_has_the_latency_so_far() {
+        type Tell = fn(&mut Measure);
+        let table: [(Tell, u64, f64); 6] = [
+            (|measure| measure.unanswered(None, ms(600)), 1, 400.0),
+            (|measure| measure.unanswered(None, ms(1000)), 0, 0.0), // due at the end
+            (|measure| measure.answer(0, ms(700), ms(1005), 10, 1), 1, 300.0),
+            (|measure| measure.refusal(ms(800), ms(1005), 429), 1, 200.0),
+            (|measure| measure.delivery(ms(900), ms(1005)), 1, 100.0),
+            (|measure| measure.answer(0, ms(1001), ms(1005), 10, 1), 0, 0.0),
+        ];
+        for (row, (tell, unanswered, latency_ms)) in table.into_iter().enumerate() {
+            let mut measure = Measure::new(ms(0), ms(0), ms(1000), &["append"], Probe::default());
+            tell(&mut measure);
+            let point = measure.finish();
+            assert_eq!((point.unanswered, point.requests, point.records), (unanswered, 0, 0), "row {row}");
+            assert!(point.refused.is_empty() && point.by_second == [0], "row {row}");
+            let max = point.latency_us.max / 1000.0;
+            assert!((max - latency_ms).abs() <= latency_ms / 1000.0, "row {row}: {max}");
+        }
     }
 
     /// A percentile is a value that so many are at or below; values are kept to three digits.
@@ -339,14 +406,15 @@ mod tests {
         measure.answer(0, ms(1), ms(2), 10, 0);
         measure.answer(1, ms(1), ms(51), 1000, 0);
         measure.answer(1, ms(1), ms(101), 1000, 0);
+        measure.answer(1, ms(1), ms(2), 0, 0);
         let point = measure.finish();
-        assert_eq!((point.requests, point.records), (3, 2010));
+        assert_eq!((point.requests, point.records, point.empty), (4, 2010, 1));
         let told: Vec<_> = point
             .parts
             .iter()
-            .map(|part| (part.name, part.requests_per_second, part.records_per_second))
+            .map(|part| (part.name, part.requests, part.empty, part.records_per_second))
             .collect();
-        assert_eq!(told, [("append", 1.0, 10.0), ("read", 2.0, 2000.0)]);
+        assert_eq!(told, [("append", 1, 0, 10.0), ("read", 3, 1, 2000.0)]);
         assert!(point.parts[0].latency_us.max < 2_000.0 && point.parts[1].latency_us.max > 99_000.0);
     }
 

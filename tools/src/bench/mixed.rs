@@ -26,11 +26,6 @@ pub(crate) struct Mix {
 }
 
 impl Mix {
-    /// Whether something is written.
-    pub(crate) fn writes(&self) -> bool {
-        self.weights[APPEND] > 0.0 || self.has_queues()
-    }
-
     /// Whether queues are needed.
     pub(crate) fn has_queues(&self) -> bool {
         self.weights[CLAIM] + self.weights[PUSH] > 0.0

@@ -29,11 +29,9 @@ pub(crate) mod server;
 mod suite;
 pub(crate) mod wire;
 
-use std::process::Command;
-
 pub(crate) use args::BenchArgs;
 use args::What;
-use config::{Config, Subject};
+use config::Config;
 use outcome::Outcome;
 pub(crate) use point::point;
 use report::{Files, Finding, Report};
@@ -55,7 +53,6 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
     }
     let mut report = Report::new(&args.dir, args.quick());
     report.server_cpus = base.server_cpus.clone();
-    report.server_settings = server_settings(&points[0]);
     println!("{}", report.host.line());
     if report.quick {
         println!("--quick: points may be shorter than 10 s; not to be quoted");
@@ -81,7 +78,7 @@ impl Bench {
                 let outcome = point(config)?;
                 println!("{}", outcome.line());
                 outcome.warnings.iter().for_each(|warning| println!("    {warning}"));
-                self.report.points.push(outcome);
+                self.report.take(outcome);
                 self.report.write(&self.files)?;
             }
         }
@@ -118,20 +115,5 @@ impl Bench {
             self.report.findings.iter().for_each(|finding| println!("{}", finding.line()));
         }
         self.report.write(&self.files)
-    }
-}
-
-/// The settings of the servers that will be started, as `serve --check` tells them; no secret is in there.
-fn server_settings(config: &Config) -> String {
-    if let Subject::Url(url) = &config.subject {
-        return format!("not known: {url} was running already");
-    }
-    let told = std::env::current_exe().and_then(|program| {
-        Command::new(program).args(["serve", "--check"]).args(point::server_flags(config)).output()
-    });
-    match told {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
-        Ok(output) => format!("not known: {}", String::from_utf8_lossy(&output.stderr)),
-        Err(error) => format!("not known: {error}"),
     }
 }

@@ -1,8 +1,11 @@
 //! The kinds of work that are requests and answers: appends, reads, queue cycles.
 
+use std::fmt;
 use std::time::Duration;
 
 use memchr::memmem;
+
+use crate::client;
 
 use super::answer::{Keep, last_member, number_at};
 use super::drive::Work;
@@ -16,9 +19,18 @@ pub(crate) fn topic_names(kind: &str, class: &str, count: usize) -> Vec<String> 
 
 /// A whole POST request.
 pub(crate) fn post(path: &str, body: &str) -> Vec<u8> {
-    let length = body.len();
-    format!("POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
+    let (key, length) = (Key(client::bearer()), body.len());
+    format!("POST {path} HTTP/1.1\r\nHost: bench\r\n{key}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
         .into_bytes()
+}
+
+/// The line of a head that has the key: what `Authorization` says. Nothing without a key.
+pub(crate) struct Key(pub(crate) Option<&'static str>);
+
+impl fmt::Display for Key {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |bearer| write!(out, "Authorization: {bearer}\r\n"))
+    }
 }
 
 /// `data` of a record: JSON text of exactly `bytes` bytes (at least 14 for one-digit numbers).
@@ -220,7 +232,7 @@ impl Work for Queue {
             let seqs = memmem::find_iter(body, b"{\"$seq\":").filter_map(|at| number_at(body, at + 8));
             state.claimed.extend(seqs);
             if state.claimed.is_empty() {
-                // Nothing to do in this queue: the cycle is over, and worth nothing.
+                // Nothing to do in this queue: the cycle is over, and worth nothing, which is counted.
                 state.topic = (state.topic + 1) % topics;
                 return Some((0, 0));
             }

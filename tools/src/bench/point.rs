@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::Client;
+use crate::client::{self, Client};
 
 use super::answer::{Answers, Keep, last_member};
 use super::config::{Config, Mode, Subject};
@@ -18,8 +18,8 @@ use super::fill::fill;
 use super::host::load_average;
 use super::measure::{Measure, Point};
 use super::mixed::Mixed;
-use super::modes::{Append, From, Queue, Read, topic_names};
-use super::outcome::Outcome;
+use super::modes::{Append, From, Key, Queue, Read, topic_names};
+use super::outcome::{Known, Outcome};
 use super::probe::Probe;
 use super::raw_log::disk_ceiling;
 use super::server::{Server, pin};
@@ -39,18 +39,18 @@ struct Target {
 /// Measures one point, on a server of its own unless it names one.
 pub(crate) fn point(config: &Config) -> Result<Outcome, String> {
     let load_average = load_average();
-    let (point, server_resident_bytes, version) = match config.subject {
+    let (point, known) = match config.subject {
         Subject::Fresh | Subject::Url(_) => daemon(config)?,
         Subject::RawEcho | Subject::RawLog => raw_server(config)?,
         Subject::RawDisk => raw_disk(config)?,
     };
-    Ok(Outcome::judge(config.clone(), point, server_resident_bytes, load_average, version))
+    Ok(Outcome::judge(config.clone(), point, known, load_average))
 }
 
-type Found = (Point, Option<u64>, Option<String>);
+type Found = (Point, Known);
 
 /// The flags of a server: those that were asked for, and what cold reads need.
-pub(crate) fn server_flags(config: &Config) -> Vec<String> {
+fn server_flags(config: &Config) -> Vec<String> {
     let mut flags = config.server_flags.clone();
     if config.mode == Mode::Read && config.from == From::Cold {
         flags.push(format!("--hot-bytes={COLD_HOT_BYTES}"));
@@ -137,7 +137,7 @@ impl Target {
                     serde_json::from_slice(&answer.body).map_err(|_| answer.complaint())?;
                 stream_url = session["stream_url"].as_str().ok_or_else(|| answer.complaint())?.to_owned();
             }
-            let opening = opening(config.follow, topic, &stream_url);
+            let opening = opening(config.follow, topic, &stream_url, &Key(client::bearer()));
             wire.out(first + index).ok_or("the server closed a connection")?.extend_from_slice(&opening);
         }
         Ok(first..first + config.readers)
@@ -192,6 +192,11 @@ fn daemon(config: &Config) -> Result<Found, String> {
     target.create(&topics, config, if config.mode == Mode::Queue { "queue" } else { "log" })?;
     let mut wire = new_wire()?;
     let server = target.server.as_ref();
+    // Asked before the load begins.
+    let settings = match &config.subject {
+        Subject::Url(url) => format!("not known: {url} was running already"),
+        _ => server.map(Server::settings).unwrap_or_default(),
+    };
     let append = |topics: &[String]| Append::new(topics, batch, record_bytes, skew);
     let read = |topics: &[String], from| {
         target.heads(topics).map(|heads| Read::new(topics, heads, connections, from, limit, skew))
@@ -244,7 +249,8 @@ fn daemon(config: &Config) -> Result<Found, String> {
             fan_out(&mut wire, readers, &writes, measure, Progress::new(config).teller())?
         }
     };
-    Ok((finished.finish(), server.and_then(Server::resident_bytes), target.version()))
+    let (resident_bytes, version) = (server.and_then(Server::resident_bytes), target.version());
+    Ok((finished.finish(), Known { resident_bytes, version, settings }))
 }
 
 fn raw_append(config: &Config) -> Append {
@@ -259,7 +265,7 @@ fn raw_server(config: &Config) -> Result<Found, String> {
         Server::start_raw(&config.dir, &config.server_cpus, work.request_bytes(), &config.raw_answer, log)?;
     let mut wire = new_wire()?;
     let finished = requests(&mut wire, server.address, config, Some(&server), work)?;
-    Ok((finished.finish(), server.resident_bytes(), None))
+    Ok((finished.finish(), Known { resident_bytes: server.resident_bytes(), ..Known::default() }))
 }
 
 /// The disk, written from one CPU of the server's.
@@ -277,7 +283,7 @@ fn raw_disk(config: &Config) -> Result<Found, String> {
     let mut point = finished.map_err(|error| format!("{}: {error}", config.dir.display()))?;
     // The thread that writes is the subject here.
     point.server_cpu = Some(std::mem::take(&mut point.generator_cpu));
-    Ok((point, None, None))
+    Ok((point, Known::default()))
 }
 
 /// What the daemon answers to one request of this point, to the byte: what its ceiling answers.

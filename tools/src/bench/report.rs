@@ -27,7 +27,8 @@ pub(crate) struct Report {
     pub(crate) host: Host,
     pub(crate) generator_cpus: Vec<usize>,
     pub(crate) server_cpus: Vec<usize>,
-    /// What `serve --check` says of the servers that are started, or why that is not known.
+    /// What `serve --check` says of the first server that is started, or why that is not known; where others
+    /// differ, their points say how.
     pub(crate) server_settings: String,
     pub(crate) findings: Vec<Finding>,
     pub(crate) points: Vec<Outcome>,
@@ -85,13 +86,15 @@ impl Finding {
         self.limited_by = limit.to_owned();
         self.next = match limit {
             "server CPU" => "less work for each request, or more cores",
+            "one server core" => "topics spread over more cores, or less work for each request",
+            "CPUs that server and generator share" => "CPUs of their own: --server-cpus, --cpus",
             "disk (writes and syncs)" => {
                 "a drive that syncs faster; larger batches, or more connections, to share a sync"
             }
             "disk (writes)" => "a drive that writes faster",
             "disk (reads)" => "a drive that reads faster, or a larger block cache",
             "generator" => "a generator on CPUs of its own, or on another machine",
-            "round trips" => "more connections, or larger batches",
+            "latency of few connections" => "more connections, or larger batches",
             _ => "",
         }
         .to_owned();
@@ -164,7 +167,22 @@ impl Report {
         }
     }
 
-    /// Of each point its median run, by records a second, in the order in which they were begun.
+    /// Takes a point.
+    pub(crate) fn take(&mut self, mut outcome: Outcome) {
+        if self.server_settings.is_empty() {
+            self.server_settings = outcome.server.settings.clone();
+        }
+        let first: Vec<&str> = self.server_settings.lines().collect();
+        // Each server has a directory of its own, and that says nothing.
+        let differs = |line: &&str| !first.contains(line) && !line.starts_with("data_dir ");
+        let lines: Vec<&str> = outcome.server.settings.lines().filter(differs).collect();
+        outcome.server.settings = lines.join("\n");
+        self.points.push(outcome);
+    }
+
+    /// Of each point its median run, in the order in which they were begun: by records a second, or where a
+    /// rate was given by the p99, for then the records are given too. Of an even number the worse of the two
+    /// in the middle: a median is a run that was, with all its numbers.
     pub(crate) fn medians(&self) -> Vec<Outcome> {
         let mut medians: Vec<Outcome> = Vec::new();
         for outcome in &self.points {
@@ -174,8 +192,12 @@ impl Report {
             }
             let mut runs: Vec<&Outcome> =
                 self.points.iter().filter(|other| other.config.title() == title).collect();
-            runs.sort_by(|a, b| a.point.records_per_second.total_cmp(&b.point.records_per_second));
-            medians.push(runs[runs.len() / 2].clone());
+            let merit = |outcome: &Outcome| match outcome.config.rate {
+                Some(_) => -outcome.point.latency_us.p99,
+                None => outcome.point.records_per_second,
+            };
+            runs.sort_by(|a, b| merit(a).total_cmp(&merit(b)));
+            medians.push(runs[(runs.len() - 1) / 2].clone());
         }
         medians
     }
@@ -197,9 +219,10 @@ impl Report {
     /// A line for each point.
     pub(crate) fn csv(&self) -> String {
         let mut out = String::from(
-            "point,class,connections,readers,topics,batch,record_bytes,rate,seconds,requests_per_second,records_per_second,p50_us,p90_us,p99_us,p99.9_us,p99.99_us,max_us,server_cpu,server_cpu_us_per_request,generator_cpu,slip_p99_us,refused,limited_by,warnings,quick\n",
+            "point,class,connections,readers,topics,batch,record_bytes,rate,skew,routers,limit,fill,seconds,requests_per_second,records_per_second,p50_us,p90_us,p99_us,p99.9_us,p99.99_us,max_us,server_cpu,server_thread_cpu,server_cpu_us_per_request,generator_cpu,slip_p99_us,empty,unanswered,refused,limited_by,warnings,quick,version,server_version,taken_at,kernel,cpu,cpus,file_system,load_average\n",
         );
-        for Outcome { config, point, server_cpu_us_per_request, limited_by, warnings, .. } in &self.points {
+        for outcome in &self.points {
+            let Outcome { config, point, server_cpu_us_per_request, limited_by, warnings, .. } = outcome;
             let latency = &point.latency_us;
             let optional = |number: Option<f64>| number.map_or(String::new(), |number| number.to_string());
             let fields = [
@@ -211,6 +234,10 @@ impl Report {
                 config.batch.to_string(),
                 config.record_bytes.to_string(),
                 optional(config.rate),
+                config.skew.to_string(),
+                config.routers.to_string(),
+                config.limit.to_string(),
+                config.fill.to_string(),
                 point.seconds.to_string(),
                 format!("{:.1}", point.requests_per_second),
                 format!("{:.1}", point.records_per_second),
@@ -221,13 +248,24 @@ impl Report {
                 latency.p9999.to_string(),
                 latency.max.to_string(),
                 optional(point.server_cpu),
+                optional(point.server_thread_cpu),
                 optional(*server_cpu_us_per_request),
                 point.generator_cpu.to_string(),
                 optional(point.slip_us.map(|slip| slip.p99)),
+                point.empty.to_string(),
+                point.unanswered.to_string(),
                 point.refused.values().sum::<u64>().to_string(),
                 quoted(limited_by),
                 quoted(&warnings.join("; ")),
                 self.quick.to_string(),
+                self.version.to_owned(),
+                quoted(outcome.server.version.as_deref().unwrap_or("")),
+                self.taken_at.clone(),
+                quoted(&self.host.kernel),
+                quoted(&self.host.cpu_model),
+                self.host.cpus.to_string(),
+                quoted(&self.host.file_system),
+                quoted(&outcome.load_average),
             ];
             out.push_str(&fields.join(","));
             out.push('\n');
@@ -262,6 +300,7 @@ fn utc(seconds: u64) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::outcome::Known;
     use super::super::outcome::tests::sound;
     use super::*;
 
@@ -271,7 +310,8 @@ pub(crate) mod tests {
         for rate in rates {
             let (config, mut point) = sound();
             point.records_per_second = *rate;
-            report.points.push(Outcome::judge(config, point, None, "0.5 0.4 0.3 1/100 7".into(), None));
+            let known = Known { version: Some("0.1".into()), ..Known::default() };
+            report.take(Outcome::judge(config, point, known, "0.5 0.4 0.3 1/100 7".into()));
         }
         report
     }
@@ -283,6 +323,47 @@ pub(crate) mod tests {
         assert_eq!(median(&[]), 0.0);
         let medians = report(false, &[30.0, 10.0, 20.0, 50.0, 40.0]).medians();
         assert_eq!((medians.len(), medians[0].point.records_per_second), (1, 30.0));
+    }
+
+    /// Closed loop by records a second, open loop by p99; of an even number the worse of the two in the middle.
+    #[test]
+    fn a_median_run_is_chosen_by_what_its_loop_leaves_open() {
+        // rate, (records a second, p99) of the runs, the p99 of the median
+        let table: [(_, &[(f64, f64)], f64); 4] = [
+            (None, &[(10.0, 3.0), (20.0, 1.0), (30.0, 2.0)], 1.0),
+            (None, &[(40.0, 4.0), (10.0, 3.0), (20.0, 1.0), (30.0, 2.0)], 1.0),
+            (Some(20.0), &[(10.0, 3.0), (20.0, 1.0), (30.0, 2.0)], 2.0),
+            (Some(20.0), &[(10.0, 3.0), (20.0, 1.0), (30.0, 2.0), (5.0, 4.0)], 3.0),
+        ];
+        for (rate, runs, p99) in table {
+            let mut report = report(false, &vec![0.0; runs.len()]);
+            for (outcome, run) in report.points.iter_mut().zip(runs) {
+                outcome.config.rate = rate;
+                (outcome.point.records_per_second, outcome.point.latency_us.p99) = *run;
+            }
+            let medians = report.medians();
+            assert_eq!((medians.len(), medians[0].point.latency_us.p99), (1, p99), "{rate:?} {runs:?}");
+        }
+    }
+
+    #[test]
+    fn settings_are_told_once_and_where_they_differ_with_their_point() {
+        let mut report = report(false, &[]);
+        for (settings, differing) in [
+            ("data_dir = \"0\"\nshards = 0  # default, 1 here\nhot_bytes = 9", ""),
+            ("data_dir = \"1\"\nshards = 0  # default, 1 here\nhot_bytes = 9", ""),
+            ("", ""), // a bare loop
+            (
+                "data_dir = \"3\"\nshards = 0  # default, 2 here\nhot_bytes = 1",
+                "shards = 0  # default, 2 here\nhot_bytes = 1",
+            ),
+        ] {
+            let (config, point) = sound();
+            let known = Known { settings: settings.into(), ..Known::default() };
+            report.take(Outcome::judge(config, point, known, String::new()));
+            assert_eq!(report.points.last().expect("a point").server.settings, differing);
+        }
+        assert!(report.server_settings.starts_with("data_dir = \"0\""));
     }
 
     #[test]
@@ -306,13 +387,39 @@ pub(crate) mod tests {
     fn every_line_of_csv_has_every_field() {
         let mut report = report(true, &[10.0]);
         report.points[0].warnings = vec!["a, \"b\"".into()];
+        (report.points[0].config.routers, report.points[0].config.skew) = (3, 0.5);
         let csv = report.csv();
         let (head, line) = csv.trim_end().split_once('\n').expect("two lines");
-        let line = line.replace("\"a, \"\"b\"\"\"", "warning").replace("\"append\"", "append");
-        let fields: std::collections::BTreeMap<&str, &str> = head.split(',').zip(line.split(',')).collect();
-        assert_eq!(head.split(',').count(), line.split(',').count());
-        assert_eq!((fields["quick"], fields["warnings"], fields["point"]), ("true", "warning", "append"));
-        assert_eq!((fields["records_per_second"], fields["server_cpu_us_per_request"]), ("10.0", "80"));
+        let (mut values, mut inside) = (vec![String::new()], false);
+        for char in line.chars() {
+            match char {
+                '"' => inside = !inside, // a quote inside is two
+                ',' if !inside => values.push(String::new()),
+                char => values.last_mut().expect("a value").push(char),
+            }
+        }
+        assert_eq!(head.split(',').count(), values.len());
+        let value = |name| &*values[head.split(',').position(|other| other == name).expect(name)];
+        for (name, expected) in [
+            ("quick", "true"),
+            ("warnings", "a, b"),
+            ("point", "append"),
+            ("records_per_second", "10.0"),
+            ("server_cpu_us_per_request", "80"),
+            ("server_thread_cpu", "0.7"),
+            ("skew", "0.5"),
+            ("routers", "3"),
+            ("limit", "1000"),
+            ("fill", "1000000"),
+            ("version", report.version),
+            ("server_version", "0.1"),
+            ("kernel", &report.host.kernel),
+            ("cpu", &report.host.cpu_model),
+            ("file_system", &report.host.file_system),
+            ("load_average", "0.5 0.4 0.3 1/100 7"),
+        ] {
+            assert_eq!(value(name), expected, "{name}");
+        }
     }
 
     #[test]
@@ -332,6 +439,9 @@ pub(crate) mod tests {
             "/build",
             "/points/0/load_average",
             "/points/0/limited_by",
+            "/points/0/server_version",
+            "/points/0/server_settings",
+            "/points/0/point/unanswered",
             "/points/0/mode",
             "/points/0/point/latency_us/p9999",
         ] {

@@ -1,7 +1,7 @@
 //! A fresh server for a benchmark: this very program on CPUs of its own and an empty data directory, which
 //! goes with it. The daemon, or the bare loop that is its ceiling.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -50,6 +50,9 @@ pub(crate) struct Server {
     /// Everything of it, files beside its data too.
     dir: PathBuf,
     pub(crate) address: SocketAddr,
+    /// How it was started.
+    cpus: Vec<usize>,
+    args: Vec<OsString>,
 }
 
 impl Server {
@@ -61,6 +64,17 @@ impl Server {
         args.push(dir.join("data").into());
         args.extend(flags.iter().map(OsString::from));
         Server::spawn(dir, cpus, args)
+    }
+
+    /// The settings of a daemon as `serve --check` tells them, asked as it was started: with the same flags,
+    /// on the same CPUs, which are its shards. No secret is in there.
+    pub(crate) fn settings(&self) -> String {
+        let told = command(&self.cpus).and_then(|mut ask| ask.args(&self.args).arg("--check").output());
+        match told {
+            Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+            Ok(output) => format!("not known: {}", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => format!("not known: {error}"),
+        }
     }
 
     /// Starts the bare loop: it answers every `request_bytes` bytes with `answer`. With `log` it appends
@@ -91,27 +105,12 @@ impl Server {
     fn spawn(dir: PathBuf, cpus: &[usize], args: Vec<OsString>) -> Result<Server, String> {
         let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
         let port_file = dir.join("port");
-        let program = std::env::current_exe().map_err(|error| failed("this program", error))?;
         let log = fs::File::create(dir.join("log")).map_err(|error| failed("the server's log", error))?;
-        let mut command = Command::new(program);
-        command
-            .args(args)
-            .arg("--port-file")
-            .arg(&port_file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let cpus = cpus.to_vec();
-        let before = move || {
-            // A generator that is killed leaves no server behind.
-            // SAFETY: a number for this process.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
-            pin(&cpus)
-        };
-        // SAFETY: between fork and exec only system calls on plain memory of this closure.
-        unsafe { command.pre_exec(before) };
+        let mut command = command(cpus).map_err(|error| failed("this program", error))?;
+        command.args(&args).arg("--port-file").arg(&port_file).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(|error| failed("starting the server", error))?;
-        let mut server = Server { child, dir, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Server { child, dir, address, cpus: cpus.to_vec(), args };
         let began = Instant::now();
         loop {
             if let Some(address) = fs::read_to_string(&port_file).ok().and_then(|text| text.parse().ok()) {
@@ -156,6 +155,30 @@ impl Server {
     }
 }
 
+/// This program once more, on some CPUs.
+fn command(cpus: &[usize]) -> std::io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    let cpus = cpus.to_vec();
+    let before = move || {
+        // A generator that is killed leaves no server behind.
+        // SAFETY: a number for this process.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
+        pin(&cpus)
+    };
+    // SAFETY: between fork and exec only system calls on plain memory of this closure.
+    unsafe { command.pre_exec(before) };
+    Ok(command)
+}
+
+/// Variables that are for the user's own server, or its clients, and must not count for ours. `RUST_LOG` may.
+fn is_setting(variable: &OsStr) -> bool {
+    variable.as_encoded_bytes().starts_with(b"RUNELOG_")
+}
+
 fn new_dir(parent: &Path) -> Result<PathBuf, String> {
     let number = STARTED.fetch_add(1, Ordering::Relaxed);
     let dir = parent.join(format!("runelog-bench-{}-{number}", std::process::id()));
@@ -175,5 +198,24 @@ impl Drop for Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_server_gets_no_settings_of_the_users_own() {
+        for (variable, is_one) in [
+            ("RUNELOG_API_KEYS", true),
+            ("RUNELOG_KEY", true),
+            ("RUNELOG_HOT_BYTES", true),
+            ("RUST_LOG", false),
+            ("PATH", false),
+            ("MY_RUNELOG_HOME", false),
+        ] {
+            assert_eq!(is_setting(OsStr::new(variable)), is_one, "{variable}");
+        }
     }
 }

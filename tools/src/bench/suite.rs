@@ -1,6 +1,8 @@
 //! `runelog bench suite`: the figures by which this project judges itself, each beside what a bare loop does
 //! in the same run. Lives here: which loads, which bars.
 
+use std::collections::BTreeSet;
+
 use super::Bench;
 use super::ceiling::{ECHO_SHARE, raw};
 use super::config::{Config, Mode, Subject};
@@ -56,6 +58,7 @@ impl Loads {
         })
     }
 
+    /// Every load once: on a server that has all CPUs anyway, `many_topics` is `single`.
     fn all(&self) -> Vec<Config> {
         let all = [
             &self.single,
@@ -70,7 +73,8 @@ impl Loads {
             &self.diff,
             &self.sse,
         ];
-        all.map(Config::clone).into()
+        let mut titles = BTreeSet::new();
+        all.into_iter().filter(|config| titles.insert(config.title())).cloned().collect()
     }
 }
 
@@ -147,16 +151,18 @@ fn findings(bench: &Bench, loads: &Loads) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::super::measure::{Latency, Point};
+    use super::super::outcome::Known;
     use super::super::report::Report;
     use super::*;
 
-    fn loads() -> Loads {
+    /// The loads of a server on CPU 0, beside one on all of these.
+    fn loads(cpus: &[usize]) -> Loads {
         let base = Config { server_cpus: vec![0], ..Config::default() };
         let single = Config { topics: 16, ..base.clone() };
         let batch = Config { connections: 16, batch: 100, record_bytes: 100, ..base.clone() };
         let raw = |config: &Config, subject| Config { subject, ..config.clone() };
         let batch_disk = Config { class: "disk".into(), ..batch.clone() };
-        let many_topics = Config { server_cpus: vec![0, 1], ..single.clone() };
+        let many_topics = Config { server_cpus: cpus.to_vec(), ..single.clone() };
         Loads {
             single_echo: raw(&single, Subject::RawEcho),
             single_log: raw(&single, Subject::RawLog),
@@ -174,14 +180,36 @@ mod tests {
 
     #[test]
     fn loads_are_told_apart_by_their_titles() {
-        let titles: std::collections::BTreeSet<String> = loads().all().iter().map(Config::title).collect();
+        let titles: BTreeSet<String> = loads(&[0, 1]).all().iter().map(Config::title).collect();
         assert_eq!(titles.len(), 11, "{titles:?}");
+    }
+
+    /// Measured twice under one title, each run of one topic would be held against the wrong run of many.
+    #[test]
+    fn on_all_cpus_anyway_the_first_load_is_that_of_many_topics() {
+        let loads = loads(&[0]);
+        let mut bench = Bench::on(Report::new(std::path::Path::new("."), true), Default::default());
+        for round in [1.0, 2.0, 4.0] {
+            for config in loads.all() {
+                // One topic gets 90, 80 and 60 % of what many get.
+                let share = if config.topics == 1 { 1.0 - round / 10.0 } else { 1.0 };
+                let point = Point { requests_per_second: 1000.0 * round * share, ..Point::default() };
+                bench.report.take(Outcome::judge(config, point, Known::default(), String::new()));
+            }
+        }
+        assert_eq!(bench.report.points.len(), 3 * 10);
+        let found = findings(&bench, &loads);
+        let shares = &found[4].runs;
+        assert!(
+            shares.iter().zip([90.0, 80.0, 60.0]).all(|(share, expected)| (share - expected).abs() < 1e-9)
+        );
+        assert_eq!((shares.len(), found[0].runs.len()), (3, 3), "{shares:?}");
     }
 
     /// Every figure comes from the load, and the ceiling, that its line names.
     #[test]
     fn figures_are_medians_of_their_own_loads() {
-        let loads = loads();
+        let loads = loads(&[0, 1]);
         let mut bench = Bench::on(Report::new(std::path::Path::new("."), true), Default::default());
         for round in [1.0, 3.0, 2.0] {
             for (index, config) in loads.all().into_iter().enumerate() {
@@ -195,7 +223,7 @@ mod tests {
                     server_cpu: Some(0.02),
                     ..Point::default()
                 };
-                bench.report.points.push(Outcome::judge(config, point, None, String::new(), None));
+                bench.report.take(Outcome::judge(config, point, Known::default(), String::new()));
             }
         }
         let found = findings(&bench, &loads);

@@ -89,7 +89,8 @@ pub(crate) struct TuneArgs {
     /// Save what was found as a profile
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// Compare with a saved profile, measure what is in it, write no settings; status 1 if something is worse
+    /// Compare with a saved profile, measure what is in it as it was measured, write no settings; status 1 if
+    /// something is worse
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     check: Option<PathBuf>,
     /// Print the result as JSON
@@ -118,6 +119,8 @@ const ALL: [Part; 5] = [Part::Checks, Part::Disk, Part::Net, Part::Json, Part::S
 struct Work {
     parts: Vec<Part>,
     shapes: Vec<Shape>,
+    /// The 99th percentile that a rate must keep.
+    p99_ms: f64,
     times: Times,
     /// Seconds of a point of the log device, and of JSON splitting.
     disk_seconds: f64,
@@ -152,9 +155,14 @@ impl Work {
                 shapes.extend(args.bytes.iter().map(|bytes| Shape::new(class, *batch, *bytes)));
             }
         }
+        let (mut p99_ms, mut point_seconds, mut steps) = (args.p99_ms, args.seconds, args.steps);
         // What is compared has to be the same.
         if let Some(server) = saved.and_then(|saved| saved.server.as_ref()) {
             shapes = server.table.iter().map(|cell| cell.shape.clone()).collect();
+            p99_ms = server.p99_ms;
+            if server.steps > 0 {
+                (point_seconds, steps) = (server.seconds, server.steps);
+            }
         } else if args.quick {
             shapes.retain(|shape| shape.class == "fsync" && shape.record_bytes == args.bytes[0]);
             shapes.truncate(2);
@@ -164,19 +172,17 @@ impl Work {
         }
         let times = match args.quick {
             true => Times {
-                warm_up: args.seconds.min(0.5),
-                point: args.seconds.min(2.0),
-                first_warm_up: args.seconds.min(2.0),
-                probe: args.seconds.min(1.0),
-                steps: args.steps.min(4),
+                warm_up: point_seconds.min(0.5),
+                point: point_seconds.min(2.0),
+                first_warm_up: point_seconds.min(2.0),
+                probe: point_seconds.min(1.0),
+                steps: steps.min(4),
             },
-            false => {
-                Times { warm_up: 1.0, point: args.seconds, first_warm_up: 8.0, probe: 3.0, steps: args.steps }
-            }
+            false => Times { warm_up: 1.0, point: point_seconds, first_warm_up: 8.0, probe: 3.0, steps },
         };
         let (disk_seconds, json_seconds) = if args.quick { (0.3, 0.1) } else { (1.5, 0.5) };
         let parts = ALL.into_iter().filter(|part| wanted(part) && in_profile(part)).collect();
-        Ok(Work { parts, shapes, times, disk_seconds, json_seconds })
+        Ok(Work { parts, shapes, p99_ms, times, disk_seconds, json_seconds })
     }
 
     fn has(&self, part: Part) -> bool {
@@ -290,7 +296,7 @@ fn measure(work: &Work, args: &TuneArgs, dir: &Path) -> Result<Profile, String> 
     }
     if work.has(Part::Server) {
         let (net, disk) = (profile.net.as_ref(), profile.disk.as_ref());
-        let result = server::measure(&setup, &work.shapes, args.p99_ms, net, disk, &mut tell)?;
+        let result = server::measure(&setup, &work.shapes, work.p99_ms, net, disk, &mut tell)?;
         profile.server = Some(result);
     }
     Ok(profile)
@@ -422,5 +428,15 @@ mod tests {
         let args = Cli::try_parse_from(["tune"]).expect("sound").tune;
         let saved = Profile { json: Some(Vec::new()), ..Profile::default() };
         assert_eq!(Work::plan(&args, Some(&saved)).expect("sound").parts, [Part::Checks, Part::Json]);
+    }
+
+    #[test]
+    fn what_is_compared_is_measured_as_it_was() {
+        let args = Cli::try_parse_from(["tune"]).expect("sound").tune;
+        let server =
+            super::server::ServerResult { p99_ms: 2.0, seconds: 20.0, steps: 3, ..Default::default() };
+        let saved = Profile { server: Some(server), ..Profile::default() };
+        let work = Work::plan(&args, Some(&saved)).expect("sound");
+        assert_eq!((work.p99_ms, work.times.point, work.times.steps), (2.0, 20.0, 3));
     }
 }

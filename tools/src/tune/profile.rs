@@ -120,6 +120,7 @@ impl Profile {
                 put(format!("p99 of {of}"), point.p99_us, "us", 1.0, false);
             }
             put("sequential read".into(), disk.read_bytes_per_second / 1e6, "MB/s", 0.3, true);
+            put("writes without syncs".into(), disk.write_bytes_per_second / 1e6, "MB/s", 0.3, true);
             put("zero-filling".into(), disk.fill_bytes_per_second / 1e6, "MB/s", 0.3, true);
         }
         if let Some(net) = &self.net {
@@ -184,7 +185,12 @@ mod tests {
             max_us: 1000.0,
         };
         let syncs = vec![point];
-        let disk = Some(DiskResult { syncs, read_bytes_per_second: 1e9, fill_bytes_per_second: 5e8 });
+        let disk = Some(DiskResult {
+            syncs,
+            write_bytes_per_second: 7e8,
+            read_bytes_per_second: 1e9,
+            fill_bytes_per_second: 5e8,
+        });
         Profile { checks: checks::all(&facts), facts, disk, ..Profile::default() }
     }
 

@@ -123,6 +123,11 @@ pub(crate) struct Cell {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ServerResult {
     pub(crate) p99_ms: f64,
+    /// Seconds of a point, and rates tried for each row at most; 0 in a profile that is older.
+    #[serde(default)]
+    pub(crate) seconds: f64,
+    #[serde(default)]
+    pub(crate) steps: usize,
     pub(crate) server_cpus: Vec<usize>,
     pub(crate) generator_cpus: Vec<usize>,
     pub(crate) commits_in_flight: Vec<Trial>,
@@ -182,6 +187,8 @@ pub(crate) fn measure(
     let Setup { dir, root, cpus, times, .. } = *setup;
     let mut result = ServerResult {
         p99_ms,
+        seconds: times.point,
+        steps: times.steps,
         server_cpus: cpus.server.clone(),
         generator_cpus: cpus.generator.clone(),
         ..ServerResult::default()
@@ -208,7 +215,7 @@ pub(crate) fn measure(
             shards: bed.shards(),
             commits_in_flight: commits as usize,
             echo_us: net.map(|net| net.server_us),
-            log_bandwidth: disk.map(DiskResult::bandwidth),
+            log_bandwidth: disk.map(|disk| disk.bandwidth(&shape.class)),
             ..Context::default()
         };
         result.table.push(cell(&mut bed, shape, p99_ms, times, (context, disk), tell)?);

@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::server::{Dir, runelog};
+use crate::server::{Dir, Server, runelog};
 
 /// Runs `bench` for a second a point and returns its JSON.
 fn bench(line: &str) -> Value {
@@ -83,6 +83,10 @@ fn reads_begin_at_the_head_at_the_start_anywhere_and_cold() {
     // I-97, D-21: what was read there had to come from the disk, and it did.
     let cold = &value["points"][3];
     assert_eq!(cold["from"], "cold");
+    // Its server had little memory, and its point says so.
+    let settings = cold["server_settings"].as_str().expect("text");
+    assert!(settings.contains("hot_bytes = 16777216 ") && !settings.contains("data_dir"), "{settings}");
+    assert_eq!(value["points"][2]["server_settings"], "");
     let warnings = cold["warnings"].to_string();
     assert!(!warnings.contains("not cold"), "{warnings}");
     let read = number(cold, "/point/server_read_bytes");
@@ -107,6 +111,14 @@ fn queues_are_emptied_by_claims_and_acks() {
     let (cycles, jobs) =
         (number(&value, "/points/0/point/requests"), number(&value, "/points/0/point/records"));
     assert!(jobs > 0.0 && jobs <= 8.0 * cycles, "{jobs} jobs in {cycles} cycles");
+}
+
+#[test]
+fn queues_that_run_dry_are_told() {
+    let value = bench("queue --class disk --connections 4 --topics 2 --batch 1000 --fill 2000");
+    let point = &value["points"][0];
+    assert!(number(point, "/point/empty") > 0.0, "{point}");
+    assert!(point["warnings"].to_string().contains("the queues ran dry"), "{point}");
 }
 
 #[test]
@@ -143,6 +155,75 @@ fn the_ceiling_runs_beside_the_server_under_the_same_load() {
     }
 }
 
+/// Requests of the load and what opens streams have the key, not only what makes topics.
+#[test]
+fn a_server_that_wants_a_key_gets_it_with_every_request() {
+    let home = Dir::new("bench-keys");
+    let server = Server::start(home.path(), &[("RUNELOG_API_KEYS", "hush:rw+a")]);
+    let (url, json) = (format!("http://{}", server.address), home.join("json"));
+    let bench = |line: &str, key: &str| {
+        let mut command = runelog();
+        command
+            .arg("bench")
+            .args(line.split(' '))
+            .args(["--url", &url, "--class", "disk", "-c", "2", "-t", "2"]);
+        command.args(["--quick", "--seconds", "1", "--warm-up", "0", "--json"]).arg(&json);
+        command.env("RUNELOG_KEY", key).output().expect("a process")
+    };
+    for line in [
+        "append --routers 1",
+        "read --fill 2000 --limit 10",
+        "queue --fill 2000",
+        "mixed --fill 2000 --limit 10 --mix append=4,read=3,claim=1,push=1",
+        "fanout --rate 100 --readers 4 --follow sse,ws",
+    ] {
+        let output = bench(line, "hush");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        let value: Value = serde_json::from_slice(&fs::read(&json).expect("a file")).expect("JSON");
+        for point in value["points"].as_array().expect("points") {
+            assert_eq!(point["point"]["refused"], serde_json::json!({}), "{line}");
+            assert!(number(point, "/point/records") > 0.0, "{line}: {point}");
+        }
+    }
+    let output = bench("append", "wrong");
+    assert!(
+        !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("401"),
+        "{output:?}"
+    );
+}
+
+/// What the user's own server is told in the environment is not for the servers of a benchmark.
+#[test]
+fn fresh_servers_are_told_nothing_by_the_environment() {
+    let home = Dir::new("bench-environment");
+    let json = home.join("json");
+    let output = runelog()
+        .args([
+            "bench",
+            "append",
+            "--quick",
+            "--seconds",
+            "1",
+            "--warm-up",
+            "0",
+            "-c",
+            "2",
+            "--class",
+            "disk",
+        ])
+        .args(["--dir".as_ref(), home.path().as_os_str(), "--json".as_ref(), json.as_os_str()])
+        .envs([("RUNELOG_API_KEYS", "hush:rw+a"), ("RUNELOG_HOT_BYTES", "16777216")])
+        .output()
+        .expect("a process");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let value: Value = serde_json::from_slice(&fs::read(&json).expect("a file")).expect("JSON");
+    let settings = value["server_settings"].as_str().expect("text");
+    assert!(!settings.contains("# env") && !settings.contains("api_keys: set"), "{settings}");
+    for used in ["host = \"127.0.0.1\"", "port = 0 ", "/runelog-bench-"] {
+        assert!(settings.contains(used), "{used}: {settings}");
+    }
+}
+
 /// A generator with a CPU of its own must not take the others from the lines that ask for all of them.
 #[test]
 fn every_line_of_the_suite_has_its_own_runs_and_cpus() {
@@ -150,7 +231,7 @@ fn every_line_of_the_suite_has_its_own_runs_and_cpus() {
     let value = bench(if cpus > 1 { "suite --cpus 1 --server-cpus 0" } else { "suite" });
     let findings = value["findings"].as_array().expect("findings");
     assert_eq!(findings.len(), 9);
-    for finding in findings.iter().filter(|_| cpus > 1) {
+    for finding in findings {
         assert_eq!(finding["runs"].as_array().map(Vec::len), Some(1), "{finding}");
     }
     let mut used: Vec<usize> = Vec::new();
@@ -159,7 +240,7 @@ fn every_line_of_the_suite_has_its_own_runs_and_cpus() {
     }
     assert_eq!(
         used.iter().filter(|count| **count == cpus).count(),
-        if cpus > 1 { 2 } else { 11 },
+        if cpus > 1 { 2 } else { 10 }, // the same load with all CPUs and with those of the others is one
         "{used:?}"
     );
 }

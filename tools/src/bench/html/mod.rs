@@ -67,7 +67,7 @@ pub(super) fn page(report: &Report) -> String {
         out += "<h2>Every run</h2>\n";
         points(&mut out, &report.points);
     }
-    machine(&mut out, report);
+    machine(&mut out, report, &medians);
     out + "</body>\n</html>\n"
 }
 
@@ -129,8 +129,10 @@ fn points(out: &mut String, outcomes: &[Outcome]) {
         "p99.9",
         "p99.99",
         "max",
+        "unanswered",
         "refused",
         "server CPU",
+        "its busiest thread",
         "µs CPU/req",
         "generator",
         "slip p99",
@@ -155,8 +157,10 @@ fn points(out: &mut String, outcomes: &[Outcome]) {
         let percentiles = [latency.p50, latency.p90, latency.p99, latency.p999, latency.p9999, latency.max];
         cells.extend(percentiles.map(time));
         cells.extend([
+            number(point.unanswered as f64),
             escape(&refused.join(", ")),
             point.server_cpu.map_or("unknown".into(), percent),
+            point.server_thread_cpu.map_or("unknown".into(), percent),
             outcome.server_cpu_us_per_request.map_or("unknown".into(), number),
             percent(point.generator_cpu),
             point.slip_us.map_or(String::new(), |slip| time(slip.p99)),
@@ -264,7 +268,7 @@ fn figure(out: &mut String, title: &str, x: Axis, y: Axis, lines: &[Line]) {
     out.push_str("</p>\n");
 }
 
-fn machine(out: &mut String, report: &Report) {
+fn machine(out: &mut String, report: &Report, medians: &[Outcome]) {
     let (host, disk) = (&report.host, &report.host.disk);
     let cpus = |cpus: &[usize]| cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     out.push_str("<h2>Taken on</h2>\n<table class=\"facts\">\n");
@@ -289,6 +293,10 @@ fn machine(out: &mut String, report: &Report) {
     }
     out.push_str("</table>\n<h2>Settings of the server</h2>\n");
     let _ = writeln!(out, "<pre>{}</pre>", escape(&report.server_settings));
+    for outcome in medians.iter().filter(|outcome| !outcome.server.settings.is_empty()) {
+        let (title, settings) = (escape(&outcome.config.title()), escape(&outcome.server.settings));
+        let _ = writeln!(out, "<p>But of: {title}</p>\n<pre>{settings}</pre>");
+    }
 }
 
 /// A number with as many digits as say something, thousands apart.

@@ -24,8 +24,11 @@ fn full() -> Report {
         outcome.point.requests_per_second = 1000.0 * (index as f64 + 1.0);
         outcome.config.rate = Some(1000.0 * (index as f64 + 1.0));
         outcome.warnings = vec!["<late>".into()];
+        outcome.server.settings = "hot_bytes = <7>".into();
         let part = |name| Part {
             name,
+            requests: 5,
+            empty: 0,
             requests_per_second: 5.0,
             records_per_second: 6.0,
             latency_us: Latency::default(),
@@ -72,6 +75,7 @@ fn a_person_finds_every_field() {
         "&lt;&amp;&quot;&gt;",
         "a&lt;b&amp;c",
         "&lt;late&gt;",
+        "hot_bytes = &lt;7&gt;",
         "a &amp; b",
         "≥ 1.5",
         "50 %",
