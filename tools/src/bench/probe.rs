@@ -12,7 +12,7 @@ pub(crate) struct Probe {
 }
 
 /// Clock ticks of `/proc/…/stat` are 10 ms on every Linux that reports them.
-const TICK: Duration = Duration::from_millis(10);
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// Counters at one moment.
 #[derive(Clone, Debug, Default)]
@@ -66,11 +66,19 @@ fn threads(pid: u32) -> Vec<(u32, Duration)> {
     tasks.filter_map(time).collect()
 }
 
-/// CPU time in its own code and in the kernel, from the `stat` line of a thread; its name may hold anything.
+/// CPU time in its own code and in the kernel, from the `stat` line of a thread.
 fn thread_time(stat: &str) -> Option<Duration> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u32>().ok();
-    Some(TICK * (ticks()?.saturating_add(ticks()?)))
+    let (_, user, system) = thread_ticks(stat)?;
+    Some(TICK * u32::try_from(user.saturating_add(system)).ok()?)
+}
+
+/// Name, ticks in its own code and ticks in the kernel, from the `stat` line of a thread; the name may hold
+/// anything.
+pub(crate) fn thread_ticks(stat: &str) -> Option<(String, u64, u64)> {
+    let (left, right) = stat.rsplit_once(')')?;
+    let name = left.split_once('(')?.1.to_owned();
+    let mut fields = right.split_whitespace().skip(11);
+    Some((name, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 /// The clock that counts the CPU time of all threads of a process.

@@ -5,9 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::Root;
+use crate::bench::probe::{TICK, thread_ticks};
 
-/// Clock ticks of `/proc/…/stat` are 10 ms on every Linux that reports them.
-const TICK_SECONDS: f64 = 0.01;
 const SECTOR_BYTES: f64 = 512.0;
 
 /// Counters at one moment.
@@ -82,7 +81,7 @@ impl Counters {
         let tasks = root.names(&format!("proc/{server}/task")).into_iter();
         let threads = tasks.filter_map(|task| {
             let stat = root.read(format!("proc/{server}/task/{task}/stat"))?;
-            let (name, user, system) = times(&stat)?;
+            let (name, user, system) = thread_ticks(&stat)?;
             Some((task.parse().ok()?, name, user, system))
         });
         let stat = root.read("proc/stat").unwrap_or_default();
@@ -90,7 +89,7 @@ impl Counters {
             threads: threads.collect(),
             generator: root
                 .read("proc/thread-self/stat")
-                .and_then(|stat| times(&stat))
+                .and_then(|stat| thread_ticks(&stat))
                 .map_or(0, |(_, user, system)| user + system),
             cpus: stat.lines().filter_map(cpu_line).collect(),
             disk: disk.and_then(|disk| {
@@ -104,7 +103,7 @@ impl Counters {
 
     /// What was used since `before`, `seconds` ago.
     pub(crate) fn since(&self, before: &Counters, seconds: f64) -> Usage {
-        let share = |ticks: u64| ticks as f64 * TICK_SECONDS / seconds;
+        let share = |ticks: u64| ticks as f64 * TICK.as_secs_f64() / seconds;
         let threads: Vec<(f64, f64)> = self
             .threads
             .iter()
@@ -148,14 +147,6 @@ impl Counters {
             },
         }
     }
-}
-
-/// Name and ticks of a `stat` line of a task; the name may hold anything.
-fn times(stat: &str) -> Option<(String, u64, u64)> {
-    let (left, right) = stat.rsplit_once(')')?;
-    let name = left.split_once('(')?.1.to_owned();
-    let mut fields = right.split_whitespace().skip(11);
-    Some((name, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 /// A line `cpuN …` of `/proc/stat`; not the sum, whose name has no number.
