@@ -4,6 +4,7 @@
 #![allow(missing_docs)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use runelog_benches as _;
 use runelog_net::json::control::parse_diff;
 use runelog_net::json::write::{WriteScratch, parse_write};
 

@@ -12,6 +12,10 @@ use runelog_engine::quota::Quota;
 use runelog_engine::shard::recover::recover;
 use runelog_engine::shard::{AppendRequest, ReadRequest, Shard, ShardSettings};
 
+/// The daemon's allocator, so that pieces which allocate cost here what they cost there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Records of a batch as the edge hands them on: text, and spans into it.
 #[derive(Default)]
 pub struct Records {

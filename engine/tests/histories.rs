@@ -6,7 +6,7 @@ use common::oracle::World;
 use common::{Ask, Outcome, Rec, Rig, Stop, env, named, settings};
 use runelog_engine::config::{Class, Discard, TopicConfig};
 use runelog_engine::disk::sim::Crash;
-use runelog_engine::error::{EngineError, No};
+use runelog_engine::error::EngineError;
 use runelog_engine::shard::{ReadRequest, ShardSettings};
 
 fn of(class: Class) -> TopicConfig {
@@ -384,44 +384,6 @@ fn a_failed_write_or_sync_ends_acknowledgements_and_loses_none() {
             world.check().unwrap();
         });
     }
-}
-
-#[test]
-fn a_write_before_the_first_log_file_is_refused_if_none_can_be_made() {
-    // PR-5: what nobody can promise is refused, also between a start and its first log file.
-    let mut rig = Rig::open_new(8);
-    rig.disk.full_after_bytes(0);
-    for _ in 0..3 {
-        let put = rig.put("t", &of(Class::Fsync)).and_then(|(_, block)| rig.wait(block));
-        assert!(matches!(put, Err(Stop::Refused(EngineError::NoLogFile(_)))), "{put:?}");
-        assert!(rig.shard().find(b"t").0.is_none(), "nothing was taken");
-    }
-    rig.disk.lift_full();
-    rig.advance(1001);
-    rig.settle().unwrap();
-    rig.put("t", &of(Class::Fsync)).unwrap();
-    assert_eq!(rig.append_and_wait("t", &[Rec::new("1")]).unwrap().first_seq, 1);
-}
-
-#[test]
-fn a_full_disk_does_not_keep_the_last_file_that_could_be_begun_again() {
-    // PR-5: what frees room needs a log file. The next run needs the only one that there is, though it tells the
-    // newest epoch alone (I-86).
-    let mut rig = Rig::open_new(10);
-    let put = rig.put("t", &of(Class::Fsync)).unwrap();
-    rig.wait(put.1).unwrap();
-    rig.crash(Crash::Kill);
-    rig.open().unwrap();
-    rig.repeat(|shard, _| if shard.log.has_file() { Ok(()) } else { Err(No::Busy) }).unwrap();
-    rig.disk.full_after_bytes(0);
-    rig.crash(Crash::Kill);
-    rig.open().unwrap();
-    (0..100).for_each(|_| rig.step(true).unwrap());
-    rig.advance(1001);
-    rig.settle().unwrap();
-    assert!(rig.shard().log.has_file());
-    let dropped = rig.drop_topic("t", false).unwrap();
-    rig.wait(dropped.1).unwrap();
 }
 
 #[test]

@@ -177,7 +177,10 @@ impl Shard {
             }
             deletion.at = to + 1;
         }
-        if deletion.is_logged(self.topic(slot).config.class) {
+        // Behind a mark without a place it would not be shown, logged or not.
+        let topic = self.topic(slot);
+        let waits = self.unplaced != u64::MAX && topic.pending_effects > 0;
+        if waits || deletion.is_logged(topic.config.class) {
             self.may_write(SMALL_ENTRY_ROOM)?;
         }
         Ok(Some(self.delete_finish(deletion)))
@@ -236,8 +239,7 @@ impl Shard {
         };
         let topic = self.topic(slot);
         // Nothing deleted: the answer still shows numbers that may rest on appends on their way.
-        let pending = self.effects.iter().rev().find(|pending| pending.id == id);
-        let wait = Wait(pending.map_or(block, |pending| pending.block.max(block)));
+        let wait = self.last_effect(id).max(Wait(block));
         Deleted {
             deleted: count,
             earliest_seq: earliest_in_order(topic),

@@ -221,6 +221,8 @@ pub struct Shard {
     dropping: AHashMap<Rc<[u8]>, u64>,
     /// Newest block with a change of any topic's existence or settings.
     control_block: u64,
+    /// The first block of marks that have no place in the log because the disk is full; `u64::MAX`: there is none.
+    unplaced: u64,
     published: Vec<TopicRef>,
     heap_bytes: u64,
     sealing: Sealing,
@@ -346,6 +348,12 @@ impl Shard {
         self.topic_mut(slot).pending_effects += 1;
         self.effects.push_back(Pending { block, slot, id, effect });
         block
+    }
+
+    /// What an answer waits for that rests on all effects of a topic that are on their way.
+    fn last_effect(&self, topic: TopicId) -> Wait {
+        let last = self.effects.iter().rev().find(|pending| pending.id == topic);
+        self.awaited(last.map_or(0, |pending| pending.block))
     }
 
     fn apply(&mut self, slot: u32, id: TopicId, effect: Effect) {

@@ -274,8 +274,16 @@ impl Log {
 
     /// Bytes that still go into the log files that are ready.
     pub fn file_room(&self) -> u64 {
-        let end = self.files.back().map_or(0, |file| (file.number + 1) * self.start.file_bytes);
-        end.saturating_sub(self.end().0)
+        self.files_end().saturating_sub(self.end().0)
+    }
+
+    /// Whether all that was put has its place in a log file that is ready.
+    pub fn is_placed(&self) -> bool {
+        self.end().0 <= self.files_end()
+    }
+
+    fn files_end(&self) -> u64 {
+        self.files.back().map_or(0, |file| (file.number + 1) * self.start.file_bytes)
     }
 
     /// Writes a small entry. `sync`: its block must be synced to commit. `mark`: counted apart.

@@ -108,7 +108,7 @@ pub struct Bring {
 }
 
 /// Records in the form that requests have.
-fn lay_out(records: &[Rec]) -> (Vec<u8>, Vec<u8>, Vec<RecordSpan>) {
+pub fn lay_out(records: &[Rec]) -> (Vec<u8>, Vec<u8>, Vec<RecordSpan>) {
     let (mut body, mut side, mut spans) = (Vec::new(), Vec::new(), Vec::new());
     for rec in records {
         let mut put = |bytes: &[u8]| {

@@ -565,8 +565,6 @@ fn read(
         Err(No::Load(wanted)) => Found::Load(shard.load(wanted)),
         Err(No::Busy) => Found::Busy,
         Err(No::Refused(EngineError::TopicMissing, wait)) => gone(FeedItem::Deleted, wait),
-        // A full disk: what is too old could not be marked so, and must not be shown.
-        Err(No::Refused(EngineError::LogFull | EngineError::NoLogFile(_), _)) => Found::Busy,
         Err(No::Refused(_, wait)) => gone(FeedItem::Failed, wait),
     }
 }
