@@ -123,6 +123,24 @@ fn create(client: &mut Client, class: &str) {
     client.call("PUT", &path(class), &config).expect("an answer").good();
 }
 
+/// Longer than the disk takes to fill up.
+const AGE_LATER: Duration = Duration::from_secs(5);
+
+/// A topic of three records that are over by age soon.
+fn create_aging(client: &mut Client, topic: &str, ttl_ms: u128) {
+    let config = format!("{{\"durability\":\"fsync\",\"ttl_ms\":{ttl_ms}}}");
+    client.call("PUT", &path(topic), &config).expect("an answer").good();
+    client.call("POST", &path(topic), &body_of(1, 3, None)).expect("an answer").good();
+}
+
+/// Its records are over, and nobody waits for a log that could say so (PR-5, CF-10).
+fn assert_over(client: &mut Client, topic: &str) {
+    let asked = Instant::now();
+    let view = client.view(topic).expect("an answer").expect("its creation was acknowledged");
+    assert_eq!((view.records.len(), view.count, view.earliest), (0, 0, 4), "{topic}");
+    assert!(asked.elapsed() < LONGEST, "{topic}: an answer after {:?}", asked.elapsed());
+}
+
 /// What a topic acknowledged: first seq, write, records.
 type Ledger = Vec<(u64, u64, u64)>;
 
@@ -173,6 +191,9 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
             assert_eq!(append(&mut client, class, write, ledger), 200);
         }
     }
+    create_aging(&mut client, "age-now", 200);
+    create_aging(&mut client, "age-later", AGE_LATER.as_millis());
+    let aging = Instant::now();
     fill(&mount.at.join("ballast"));
     // With the log files that are there it goes on for a while; then every write is refused.
     let mut refusals = 0;
@@ -190,11 +211,23 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     for (class, ledger) in &ledgers {
         assert_eq!(prefix(&mut client, class, ledger), ledger.len(), "reads go on");
     }
+    assert_over(&mut client, "age-now");
     client.call("GET", "/v0/topics", "").expect("an answer").good();
 
     let (status, _) = server.stop();
     println!("the server ended with {status}");
     assert_whole(Path::new(&mount.data()));
+    // A start needs no room either, and then even the first log file may find none.
+    let server = mount.start(&home);
+    let mut client = server.client();
+    std::thread::sleep((AGE_LATER + Duration::from_millis(10)).saturating_sub(aging.elapsed()));
+    for topic in ["age-now", "age-later"] {
+        assert_over(&mut client, topic);
+    }
+    for (class, ledger) in &ledgers {
+        assert_eq!(prefix(&mut client, class, ledger), ledger.len(), "reads go on after a start");
+    }
+    server.kill();
     fs::remove_file(mount.at.join("ballast")).expect("removed");
     let server = mount.start(&home);
     let mut client = server.client();
