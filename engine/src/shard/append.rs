@@ -150,7 +150,7 @@ impl Shard {
             )
             .map_err(|no| match no {
                 // What fills the topic may still be on its way: the refusal waits for it.
-                No::Refused(error, _) => No::Refused(error, expiry.max(self.awaited(self.log.entry_block()))),
+                No::Refused(error, _) => No::Refused(error, expiry.max(Wait(self.log.entry_block()))),
                 other => other,
             })?;
         }

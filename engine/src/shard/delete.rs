@@ -177,11 +177,10 @@ impl Shard {
             }
             deletion.at = to + 1;
         }
-        // Behind a mark without a place it would not be shown, logged or not.
+        // What only memory holds goes without the log, but in order: not behind a mark that has no place in it.
         let topic = self.topic(slot);
-        let waits = self.unplaced != u64::MAX && topic.pending_effects > 0;
-        if waits || deletion.is_logged(topic.config.class) {
-            self.may_write(SMALL_ENTRY_ROOM)?;
+        if deletion.is_logged(topic.config.class) || topic.pending_effects > 0 {
+            self.may_write(deletion.room())?;
         }
         Ok(Some(self.delete_finish(deletion)))
     }
@@ -239,7 +238,8 @@ impl Shard {
         };
         let topic = self.topic(slot);
         // Nothing deleted: the answer still shows numbers that may rest on appends on their way.
-        let wait = self.last_effect(id).max(Wait(block));
+        let pending = self.effects.iter().rev().find(|pending| pending.id == id);
+        let wait = Wait(pending.map_or(block, |pending| pending.block.max(block)));
         Deleted {
             deleted: count,
             earliest_seq: earliest_in_order(topic),
@@ -317,6 +317,11 @@ impl Deletion {
             logged_bytes: 0,
             logged_through: 0,
         }
+    }
+
+    /// Room for its entries in the log, and what they leave empty at the ends of chunks.
+    fn room(&self) -> u64 {
+        SMALL_ENTRY_ROOM + 2 * 16 * self.ranges.len() as u64
     }
 
     /// Whether it leaves a trace in the log.

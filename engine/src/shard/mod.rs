@@ -221,8 +221,6 @@ pub struct Shard {
     dropping: AHashMap<Rc<[u8]>, u64>,
     /// Newest block with a change of any topic's existence or settings.
     control_block: u64,
-    /// The first block of marks that have no place in the log because the disk is full; `u64::MAX`: there is none.
-    unplaced: u64,
     published: Vec<TopicRef>,
     heap_bytes: u64,
     sealing: Sealing,
@@ -350,12 +348,6 @@ impl Shard {
         block
     }
 
-    /// What an answer waits for that rests on all effects of a topic that are on their way.
-    fn last_effect(&self, topic: TopicId) -> Wait {
-        let last = self.effects.iter().rev().find(|pending| pending.id == topic);
-        self.awaited(last.map_or(0, |pending| pending.block))
-    }
-
     fn apply(&mut self, slot: u32, id: TopicId, effect: Effect) {
         let Some(topic) = self.topics[slot as usize].as_mut().filter(|topic| topic.id == id) else {
             return; // dropped since
@@ -422,9 +414,12 @@ impl Shard {
         out.append(&mut self.published);
     }
 
-    /// Every block up to this one is committed: answers that wait for it may leave.
+    /// Answers that wait for a block up to this one may leave: it is committed. Or it has no place in the log,
+    /// because no file for it can be made, and holds but marks of what is over by age: nobody knows how long a
+    /// reader would wait then, and those records are out of sight (PR-5). So this can go back, too.
     pub fn committed(&self) -> Wait {
-        Wait(self.log.committed())
+        let marks = self.sealing.no_file.and_then(|_| self.log.only_marks_through());
+        Wait(marks.unwrap_or(self.log.committed()))
     }
 
     /// Whether the log took its last write (I-45): waiting answers beyond [`Shard::committed`] fail.

@@ -293,7 +293,7 @@ impl Shard {
         // an ack of it is on its way: who hears of that must not hear of a job that a crash brings back.
         let is_told = gone > 0 || !skipped.is_empty();
         let wait = match is_told {
-            true => wait.max(deleted).max(self.last_effect(topic.id)),
+            true => wait.max(deleted).max(self.last_effect(topic)),
             false => wait.max(deleted),
         };
         let counts = if done > 0 || is_told { self.counts_in_order(slot) } else { self.counts(slot) };
@@ -323,6 +323,12 @@ impl Shard {
             deletion.take(seq, seq, 1, u64::from(bytes), volatile);
         }
         Wait(self.order_deletion(&mut deletion))
+    }
+
+    /// The block of the last effect of the topic on its way.
+    fn last_effect(&self, topic: TopicRef) -> Wait {
+        let last = self.effects.iter().rev().find(|pending| pending.id == topic.id);
+        Wait(last.map_or(0, |pending| pending.block))
     }
 
     fn counts_in_order(&self, slot: u32) -> QueueCounts {
@@ -398,7 +404,7 @@ impl Shard {
         // As for an ack: a job may be skipped because it is being deleted.
         let (wait, counts) = match skipped.is_empty() {
             true => (wait, self.counts(slot)),
-            false => (wait.max(self.last_effect(topic.id)), self.counts_in_order(slot)),
+            false => (wait.max(self.last_effect(topic)), self.counts_in_order(slot)),
         };
         let class = self.topic(slot).config.class;
         Ok(Settled { topic, done: done.len() as u32, counts, class, wait: wait.max(logged) })

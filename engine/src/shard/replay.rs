@@ -497,7 +497,6 @@ impl Replay {
             dropping: AHashMap::new(),
             control_block: 0,
             published: Vec::new(),
-            unplaced: u64::MAX,
             heap_bytes: 0,
             sealing,
             registry: Registry::recovered(self.routers, self.dropped_routers),

@@ -411,7 +411,6 @@ impl Shard {
                 match result {
                     Ok(file) => {
                         self.log.add_file(file);
-                        self.unplaced = u64::MAX;
                         self.sealing.free_slots.extend(self.sealing.witness_slot.take());
                     }
                     Err(error) => {

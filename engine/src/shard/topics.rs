@@ -5,7 +5,7 @@ use super::{Effect, Eviction, Shard, TopicRef, TopicView, view};
 use crate::config::{Class, TopicConfig};
 use crate::error::{EngineError, No};
 use crate::ids::{Millis, TopicId};
-use crate::limits::{BLOCK_BYTES, CHUNK_BYTES};
+use crate::limits::CHUNK_BYTES;
 use crate::sabotage::{self, Bug};
 use crate::topic::Topic;
 use crate::wal::Wait;
@@ -15,9 +15,6 @@ use std::rc::Rc;
 /// Room in the log for anything but an append. Less than [`append_room`], so that what may free some of
 /// a full disk (deletes, drops, smaller caps) is taken when appends no longer are.
 pub(super) const SMALL_ENTRY_ROOM: u64 = CHUNK_BYTES as u64 / 2;
-
-/// Room in the log in which the mark of what is over by age surely has a place.
-const MARK_ROOM: u64 = 3 * BLOCK_BYTES as u64;
 
 /// Room in the log for an append: twice the body for its frames and for the ends of chunks left empty.
 pub(super) fn append_room(body_bytes: usize) -> u64 {
@@ -81,8 +78,8 @@ impl Shard {
         }
         // A tightened age limit takes effect here too, if no disk is needed to tell; else at the next
         // access.
-        let expiry = self.expire(slot, now).unwrap_or_default();
-        Ok((false, expiry.max(Wait(block))))
+        let _ = self.expire(slot, now);
+        Ok((false, Wait(self.log.entry_block())))
     }
 
     /// Refuses when the log takes nothing any more, or nothing right now.
@@ -93,26 +90,18 @@ impl Shard {
         if let Some(error) = self.log.failed() {
             return Err(EngineError::Halted(error).into());
         }
-        if self.log.file_room() < room
-            && let Some(error) = self.sealing.no_file
-        {
-            return Err(EngineError::NoLogFile(error).into());
+        if self.log.file_room() < room {
+            if let Some(error) = self.sealing.no_file {
+                return Err(EngineError::NoLogFile(error).into());
+            }
+            // As many files as it takes are made meanwhile, the very first one after a start among them.
+            self.sealing.wanted_room = self.sealing.wanted_room.max(room);
+            return Err(No::Busy);
         }
-        self.await_place(room)?;
         if !self.log.has_room() {
             return Err(No::Busy);
         }
         Ok(())
-    }
-
-    /// Refuses for now while the log files at hand do not hold `room`, the very first one after a start included.
-    fn await_place(&mut self, room: u64) -> Result<(), No> {
-        if self.log.file_room() >= room {
-            return Ok(());
-        }
-        // As many files as it takes are made meanwhile.
-        self.sealing.wanted_room = self.sealing.wanted_room.max(room);
-        Err(No::Busy)
     }
 
     pub(super) fn take_topic_place(&self) -> Result<(), No> {
@@ -201,10 +190,8 @@ impl Shard {
     }
 
     /// Applies the age limit: what is noticed here is gone for good, so the mark is on its way before
-    /// any answer that shows it (I-24). Returns what such an answer waits for.
-    ///
-    /// Where the log takes no mark, because it halted or a full disk has no place for one, the records are over
-    /// all the same, and the answer does not wait: nobody knows how long (PR-5).
+    /// any answer that shows it (I-24). Returns what such an answer waits for: no longer than the log has, or
+    /// can be given, a place for the mark ([`Shard::committed`]).
     pub(super) fn expire(&mut self, slot: u32, now: Millis) -> Result<Wait, No> {
         let topic = self.topic(slot);
         let control = Wait(topic.control_block).max(Wait(topic.hidden.block));
@@ -216,29 +203,18 @@ impl Shard {
             return rest.map(|()| control);
         };
         let hidden = self.plan_hiding(slot, gone.seq)?;
-        // What only memory holds needs no mark.
+        // A halted log takes no mark; the records are over all the same. What only memory holds needs
+        // none.
+        let mut block = topic.control_block;
         let logged = topic.config.class != Class::Ephemeral || gone.logged_count > 0;
         let halted = self.log.failed().is_some();
-        let mut block = topic.control_block;
         if logged && !halted && !sabotage::is(Bug::ExpiryUnlogged) {
-            if self.sealing.no_file.is_none() {
-                self.await_place(MARK_ROOM)?;
-            }
             self.log_floor(slot, gone, true, false);
             block = self.log.entry_block();
-            if !self.log.is_placed() {
-                self.unplaced = self.unplaced.min(block);
-            }
         }
         let block = self.order_eviction(slot, gone, block);
-        let wait = if halted { control } else { self.awaited(block) };
-        self.hide(slot, gone.seq, hidden, wait.0);
-        rest.map(|()| wait.max(control))
-    }
-
-    /// What an answer waits for that rests on `block`: not on marks that a full disk has no place for.
-    pub(super) fn awaited(&self, block: u64) -> Wait {
-        Wait(if block < self.unplaced { block } else { self.unplaced - 1 })
+        self.hide(slot, gone.seq, hidden, if halted { control.0 } else { block });
+        rest.map(|()| if halted { control } else { Wait(block).max(control) })
     }
 
     /// Deletes a topic (§3.4). `None`: there was none.
@@ -251,7 +227,8 @@ impl Shard {
             self.expire(slot, now)?;
             let count = self.topic(slot).ordered.count;
             if count > 0 {
-                let wait = wait.max(self.last_effect(found.id));
+                let last = self.effects.iter().rev().find(|pending| pending.id == found.id);
+                let wait = Wait(last.map_or(wait.0, |pending| pending.block.max(wait.0)));
                 return Err(No::Refused(EngineError::NotEmpty { count }, wait));
             }
         }

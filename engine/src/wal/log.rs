@@ -154,6 +154,8 @@ pub struct Log {
     open_end: usize,
     open_sync: bool,
     entry_block: u64,
+    /// Block of the last entry that somebody was or will be promised: any but a mark of evictions.
+    promised_block: u64,
     /// First block of each chunk that may still be sealed, oldest first.
     chunk_blocks: VecDeque<(u64, u64)>,
     /// Chunk of the first entry of the batch that is being put.
@@ -198,6 +200,7 @@ impl Log {
             open_end: BLOCK_BYTES + BLOCK_HEADER_BYTES,
             open_sync: false,
             entry_block: committed,
+            promised_block: committed,
             chunk_blocks: VecDeque::from([(open_number, start.next_block)]),
             batch_chunk: None,
             spanning: VecDeque::new(),
@@ -277,13 +280,18 @@ impl Log {
         self.files_end().saturating_sub(self.end().0)
     }
 
-    /// Whether all that was put has its place in a log file that is ready.
-    pub fn is_placed(&self) -> bool {
-        self.end().0 <= self.files_end()
+    fn files_end(&self) -> u64 {
+        self.files.back().map_or(self.start.file_number, |file| file.number + 1) * self.start.file_bytes
     }
 
-    fn files_end(&self) -> u64 {
-        self.files.back().map_or(0, |file| (file.number + 1) * self.start.file_bytes)
+    /// The last block put, if all that has a place in a log file is committed, and what has none is only marks
+    /// of evictions: blocks of chunks behind the files.
+    pub fn only_marks_through(&self) -> Option<u64> {
+        let (end, chunks) = (self.files_end(), self.chunk_blocks.iter().rev());
+        let behind = chunks.take_while(|(number, _)| number * CHUNK_BYTES as u64 >= end);
+        let (_, first) = behind.last()?;
+        let placed = first - 1;
+        (placed <= self.committed && self.promised_block <= self.committed).then_some(self.entry_block)
     }
 
     /// Writes a small entry. `sync`: its block must be synced to commit. `mark`: counted apart.
@@ -303,6 +311,10 @@ impl Log {
         self.put(&header.encode());
         self.put(body);
         self.seal_entry(last);
+        // Where one comes with a promise, the entry of that says so.
+        if kind != Kind::Floor {
+            self.promised_block = self.entry_block;
+        }
     }
 
     /// Writes a batch's records, as one entry or as several where a chunk ends; hands each entry's
@@ -339,6 +351,7 @@ impl Log {
             let last = to.last && piece.end == batch.records.len();
             piece.put(self, batch, &PieceOf { key, last, ..*to });
             self.seal_entry(last);
+            self.promised_block = self.entry_block;
             start = piece.end;
         }
     }
