@@ -73,6 +73,63 @@ fn allocate(len: usize) -> NonNull<u8> {
     NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout(len)))
 }
 
+/// The memory of a [`Chunk`] on its way to the core that will own it: of one huge page where the system has them.
+/// No part of it is there before it is touched, which takes the kernel a while: it clears a huge page as a whole,
+/// and below a hypervisor the host may have to find the memory first.
+pub struct ChunkPages(NonNull<u8>);
+
+// SAFETY: plain memory with a single owner.
+unsafe impl Send for ChunkPages {}
+
+impl ChunkPages {
+    /// [`CHUNK_BYTES`] of zeros.
+    pub fn new() -> ChunkPages {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new anonymous mapping; nothing is replaced.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 2 * CHUNK_BYTES, protection, flags, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            handle_alloc_error(layout(CHUNK_BYTES));
+        }
+        let mapped: *mut u8 = mapped.cast();
+        let before = mapped.align_offset(CHUNK_BYTES);
+        // SAFETY: all inside the mapping, twice as large as a chunk: where that is aligned to its size is kept, what
+        // lies before and behind it goes. A refusal of the advice leaves small pages, which do as well.
+        unsafe {
+            let chunk = mapped.add(before);
+            if before > 0 {
+                libc::munmap(mapped.cast(), before);
+            }
+            libc::munmap(chunk.add(CHUNK_BYTES).cast(), CHUNK_BYTES - before);
+            libc::madvise(chunk.cast(), CHUNK_BYTES, libc::MADV_HUGEPAGE);
+            ChunkPages(NonNull::new_unchecked(chunk))
+        }
+    }
+
+    /// The same, with its memory there.
+    pub fn touched() -> ChunkPages {
+        let pages = ChunkPages::new();
+        for at in (0..CHUNK_BYTES).step_by(BLOCK_BYTES) {
+            // SAFETY: inside the mapping, which nobody else knows. Volatile: the zero that is there already counts.
+            unsafe { pages.0.as_ptr().add(at).write_volatile(0) };
+        }
+        pages
+    }
+}
+
+impl Default for ChunkPages {
+    fn default() -> ChunkPages {
+        ChunkPages::new()
+    }
+}
+
+impl Drop for ChunkPages {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, unmapped once.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), CHUNK_BYTES) };
+    }
+}
+
 /// One chunk of the log in memory, a mirror of the same bytes in the log file.
 ///
 /// Bytes are written once, front to back, by the log writer, and frozen entry by entry; readers (and
@@ -82,7 +139,7 @@ fn allocate(len: usize) -> NonNull<u8> {
 pub struct Chunk(Rc<ChunkMem>);
 
 struct ChunkMem {
-    ptr: NonNull<u8>,
+    pages: ChunkPages,
     /// Bytes below this may be read; the writer may touch only what is above.
     frozen: Cell<u32>,
     /// Index among the ring's registered buffers, if it has one.
@@ -92,8 +149,12 @@ struct ChunkMem {
 impl Chunk {
     /// A zeroed chunk of [`CHUNK_BYTES`].
     pub fn zeroed() -> Chunk {
-        let mem = ChunkMem { ptr: allocate(CHUNK_BYTES), frozen: Cell::new(0), registered: Cell::new(None) };
-        Chunk(Rc::new(mem))
+        Chunk::of(ChunkPages::new())
+    }
+
+    /// A chunk in memory that was made elsewhere.
+    pub fn of(pages: ChunkPages) -> Chunk {
+        Chunk(Rc::new(ChunkMem { pages, frozen: Cell::new(0), registered: Cell::new(None) }))
     }
 
     /// Whether this handle is the only one: nobody reads the chunk any more.
@@ -119,7 +180,7 @@ impl Chunk {
 
     /// Address of the chunk's first byte, for registration and submission.
     pub fn as_ptr(&self) -> *const u8 {
-        self.0.ptr.as_ptr()
+        self.0.pages.0.as_ptr()
     }
 
     /// Bytes that may be read.
@@ -132,7 +193,7 @@ impl Chunk {
         assert!(start <= end && end <= self.frozen(), "{start}..{end} of {} frozen", self.frozen());
         // SAFETY: inside the allocation (frozen ≤ CHUNK_BYTES); bytes below the mark are never
         // written again while a handle other than the writer's lives (`reset` asserts that).
-        unsafe { std::slice::from_raw_parts(self.0.ptr.as_ptr().add(start), end - start) }
+        unsafe { std::slice::from_raw_parts(self.0.pages.0.as_ptr().add(start), end - start) }
     }
 
     /// Copies `bytes` to `at`, which must lie above the frozen mark and inside the chunk.
@@ -141,7 +202,7 @@ impl Chunk {
         // SAFETY: the range is inside the allocation and above the mark, so no `&[u8]` from
         // `bytes` covers it; source and target are different allocations.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.ptr.as_ptr().add(at), bytes.len());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.pages.0.as_ptr().add(at), bytes.len());
         }
     }
 
@@ -149,7 +210,7 @@ impl Chunk {
     pub fn zero(&self, start: usize, end: usize) {
         assert!(start >= self.frozen() && start <= end && end <= CHUNK_BYTES);
         // SAFETY: as in `write`.
-        unsafe { std::ptr::write_bytes(self.0.ptr.as_ptr().add(start), 0, end - start) }
+        unsafe { std::ptr::write_bytes(self.0.pages.0.as_ptr().add(start), 0, end - start) }
     }
 
     /// Writes the header of a block that is about to be sent, for which room was left below the frozen mark when
@@ -160,7 +221,7 @@ impl Chunk {
         // SAFETY: inside the allocation; no slice covers the range (above), and the chunk is used by
         // one thread.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.ptr.as_ptr().add(at), bytes.len());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.pages.0.as_ptr().add(at), bytes.len());
         }
     }
 
@@ -173,19 +234,12 @@ impl Chunk {
     /// The whole chunk as a target for a read from disk, at recovery. Nothing may be frozen yet.
     pub fn as_mut_ptr_for_fill(&self) -> *mut u8 {
         assert_eq!(self.frozen(), 0, "a chunk is filled before anybody reads it");
-        self.0.ptr.as_ptr()
+        self.0.pages.0.as_ptr()
     }
 }
 
 impl std::fmt::Debug for Chunk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Chunk({} frozen)", self.frozen())
-    }
-}
-
-impl Drop for ChunkMem {
-    fn drop(&mut self) {
-        // SAFETY: allocated by `allocate(CHUNK_BYTES)` and freed once, by the last handle.
-        unsafe { dealloc(self.ptr.as_ptr(), layout(CHUNK_BYTES)) }
     }
 }

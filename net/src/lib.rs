@@ -20,6 +20,7 @@ mod handlers;
 pub mod http;
 pub mod json;
 pub mod limits;
+mod memory;
 pub mod mesh;
 mod message;
 mod metrics;

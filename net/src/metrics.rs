@@ -27,6 +27,7 @@ pub(crate) struct CoreCounters {
     pub(crate) cold_reads: u64,
     pub(crate) connections: u64,
     pub(crate) polls: u64,
+    pub(crate) ring_enters: u64,
     answered: [u64; STATUSES.len()],
     refused: [u64; Code::ALL.len()],
 }
@@ -345,7 +346,7 @@ fn render_wal(text: &mut Text<'_>, reports: &[ShardReport]) {
 /// Series of Runelog's own, by core where that says something.
 fn render_own(text: &mut Text<'_>, reports: &[ShardReport]) {
     type Value = fn(&ShardReport) -> u64;
-    let series: [(&str, &str, &str, Value); 18] = [
+    let series: [(&str, &str, &str, Value); 20] = [
         ("runelog_requests_total", "counter", "Requests received.", |r| r.counters.requests),
         ("runelog_forwarded_total", "counter", "Requests sent to another core.", |r| r.counters.forwarded),
         ("runelog_mesh_refused_total", "counter", "Messages that met a full mesh.", |r| r.mesh.refused),
@@ -357,6 +358,9 @@ fn render_own(text: &mut Text<'_>, reports: &[ShardReport]) {
         ("runelog_cache_hits_total", "counter", "Sealed blocks found in memory.", |r| r.cache.hits),
         ("runelog_cache_misses_total", "counter", "Sealed blocks not found.", |r| r.cache.misses),
         ("runelog_cache_evictions_total", "counter", "Sealed blocks that made room.", |r| r.cache.evictions),
+        ("runelog_ring_enters_total", "counter", "System calls that submit and collect.", |r| {
+            r.counters.ring_enters
+        }),
         ("runelog_connections", "gauge", "Open connections.", |r| r.counters.connections),
         ("runelog_long_polls", "gauge", "Waiting long-polls.", |r| r.counters.polls),
         ("runelog_hot_bytes", "gauge", "Log bytes held in memory.", |r| r.gauges.hot_bytes),
@@ -371,6 +375,9 @@ fn render_own(text: &mut Text<'_>, reports: &[ShardReport]) {
             r.routers.pumps.failed
         }),
         ("runelog_routers_stalled", "gauge", "Routers whose dest takes nothing.", |r| r.routers.stalled),
+        ("runelog_log_chunks_late_total", "counter", "Log memory that was made only when needed.", |r| {
+            r.gauges.chunks_late
+        }),
         ("runelog_checkpoints_total", "counter", "Checkpoints written.", |r| r.gauges.checkpoints),
     ];
     for (name, kind, help, value) in series {

@@ -7,6 +7,7 @@
 
 use crate::auth::Keys;
 use crate::caps::{CapSettings, Caps};
+use crate::memory::{self, Supply};
 use crate::mesh::{self, Mesh};
 use crate::message::Message;
 use crate::service::Service;
@@ -148,13 +149,16 @@ pub fn run(options: Options) -> Result<(), ServerError> {
     let max_routers = options.caps.max_routers;
     let meshes =
         mesh::connect::<Message>(usize::from(layout.shards)).map_err(|error| failed("mesh", error))?;
+    let supplies = memory::start(usize::from(layout.shards));
+    let supplies = supplies.map_err(|error| failed("the thread for memory", error))?;
     let (report_to, reports) = mpsc::channel();
     let mut cores = Vec::new();
-    for (core, mesh) in meshes.into_iter().enumerate() {
+    for (core, (mesh, memory)) in meshes.into_iter().zip(supplies).enumerate() {
         let (go, wait) = mpsc::channel();
         let start = CoreStart {
             core,
             mesh,
+            memory,
             settings: shard_settings(&options, &layout, core as u16),
             data_dir: data_dir.clone(),
             max_body_bytes: options.max_body_bytes,
@@ -337,6 +341,7 @@ fn write_port_file(path: &Path, address: SocketAddr) -> std::io::Result<()> {
 struct CoreStart {
     core: usize,
     mesh: Mesh<Message>,
+    memory: Supply,
     settings: ShardSettings,
     data_dir: PathBuf,
     max_body_bytes: u64,
@@ -415,6 +420,7 @@ impl CoreStart {
             disk,
             sockets,
             service,
+            memory: self.memory,
             stop: self.stop,
             listeners: Vec::new(),
             own_listeners: Vec::new(),

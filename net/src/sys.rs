@@ -25,6 +25,13 @@ fn stop_signals() -> libc::sigset_t {
     }
 }
 
+/// This thread runs only where nothing else wants to.
+pub(crate) fn yield_to_everybody() {
+    let param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters outlive the call; 0 means this thread. Refused, it runs like others.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &param) };
+}
+
 /// From now on this thread, and those it starts, leave SIGTERM and SIGINT to
 /// [`wait_for_stop_signal`].
 pub(crate) fn block_stop_signals() {

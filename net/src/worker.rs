@@ -14,6 +14,7 @@ use crate::conn::{INPUT_PAUSE_BYTES, Next, Shared};
 use crate::exchange::Edge;
 use crate::http::response::DateCache;
 use crate::limits::{H2_PING_EVERY_MS, OUTPUT_BACKLOG_BYTES_MAX};
+use crate::memory::Supply;
 use crate::mesh;
 use crate::service::Service;
 use crate::service::start::{Linked, Word};
@@ -59,6 +60,7 @@ pub(crate) struct Worker {
     pub(crate) disk: UringDisk,
     pub(crate) sockets: Sockets,
     pub(crate) service: Service,
+    pub(crate) memory: Supply,
     pub(crate) stop: Arc<Stop>,
     /// Listening sockets, on the core that accepts for all.
     pub(crate) listeners: Vec<OwnedFd>,
@@ -222,6 +224,7 @@ impl Worker {
                 self.adopt(fd, &mut running);
             }
             self.service.counters.connections = self.sockets.connections() as u64;
+            self.service.counters.ring_enters = self.ring.enters();
             self.service.counters.polls = self.service.poll_count() as u64;
             self.service.turn(steady_us, is_idle && !received);
             self.take_answers(&mut running);
@@ -321,6 +324,7 @@ impl Worker {
 
     /// Moves the shard's operations to the disk.
     fn drive_disk(&mut self, running: &mut Running) {
+        self.memory.turn(&mut self.service.shard);
         for chunk in self.service.shard.take_fresh_chunks() {
             if !self.disk.register_chunk(&self.ring, &chunk) && !running.told_plain {
                 // Found out only here, long after the line about the device at start.

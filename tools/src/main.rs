@@ -16,6 +16,7 @@ mod sim;
 mod tail;
 mod tune;
 mod verify;
+mod work_dir;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

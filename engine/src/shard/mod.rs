@@ -45,7 +45,7 @@ use crate::error::{EngineError, No};
 use crate::event::Record;
 use crate::ids::{Lsn, Millis, SegmentId, TopicId};
 use crate::limits::CHUNK_BYTES;
-use crate::mem::Chunk;
+use crate::mem::{Chunk, ChunkPages};
 use crate::queue::Grant;
 use crate::quota::Quota;
 use crate::router::LinkState;
@@ -196,6 +196,8 @@ pub struct ShardGauges {
     pub segments: u64,
     /// Checkpoints written since start.
     pub checkpoints: u64,
+    /// Log chunks that were made only when they were needed, since start.
+    pub chunks_late: u64,
 }
 
 /// See the module's text.
@@ -279,6 +281,17 @@ impl Shard {
     /// what is not taken is not reused.
     pub fn take_fresh_chunks(&mut self) -> Vec<Chunk> {
         self.log.chunks.take_fresh()
+    }
+
+    /// How many log chunks the caller should make aside now, on another thread, for [`Shard::add_chunk`]. Without any
+    /// all goes on; the shard makes one itself when it needs it.
+    pub fn chunks_wanted(&self) -> usize {
+        self.log.chunks_wanted()
+    }
+
+    /// Takes a log chunk that was made aside.
+    pub fn add_chunk(&mut self, pages: ChunkPages) {
+        self.log.chunks.add_spare(pages);
     }
 
     /// Takes a completion of an operation from [`Shard::io`].
@@ -480,6 +493,7 @@ impl Shard {
             hot_bytes: (self.log.chunks.held() * CHUNK_BYTES) as u64,
             segments: self.sealing.segments.len() as u64,
             checkpoints: self.sealing.checkpoints,
+            chunks_late: self.log.chunks.late(),
             ..Default::default()
         };
         for topic in self.topics.iter().flatten() {

@@ -4,7 +4,7 @@
 use super::frame::{RecordsEntry, split_entry};
 use crate::ids::Lsn;
 use crate::limits::CHUNK_BYTES;
-use crate::mem::Chunk;
+use crate::mem::{Chunk, ChunkPages};
 use std::collections::VecDeque;
 
 /// Chunks of consecutive numbers (`lsn / CHUNK_BYTES`), oldest first.
@@ -19,8 +19,16 @@ pub struct Chunks {
     leaving: Vec<Chunk>,
     /// Chunks made since the last [`Chunks::take_fresh`].
     fresh: Vec<Chunk>,
+    /// Chunks that were made only when they were needed.
+    late: u64,
     limit: usize,
 }
+
+/// Once so much of the newest chunk is used, more follow soon.
+const AHEAD_FROM: usize = CHUNK_BYTES / 8;
+/// So many spare ones are enough at first. Each that came late makes it one more, up to the other number.
+const AHEAD: usize = 2;
+const AHEAD_MOST: usize = 8;
 
 impl Chunks {
     /// No chunks yet; the first will have number `base`. `limit` bounds what is admitted.
@@ -31,6 +39,7 @@ impl Chunks {
             spare: Vec::new(),
             leaving: Vec::new(),
             fresh: Vec::new(),
+            late: 0,
             limit,
         }
     }
@@ -71,10 +80,32 @@ impl Chunks {
         let chunk = self.spare.pop().unwrap_or_else(|| {
             let chunk = Chunk::zeroed();
             self.fresh.push(chunk.clone());
+            self.late += 1;
             chunk
         });
         self.list.push_back(Some(chunk.clone()));
         chunk
+    }
+
+    /// How many more chunks should be made aside, now that `used` bytes of the newest are taken: finding memory for
+    /// one holds a core up for a time that can be seen in the latency of requests.
+    pub fn wanted(&self, used: usize) -> usize {
+        if used < AHEAD_FROM {
+            return 0;
+        }
+        (AHEAD + self.late as usize).min(AHEAD_MOST).saturating_sub(self.spare.len())
+    }
+
+    /// Takes one that was made aside.
+    pub fn add_spare(&mut self, pages: ChunkPages) {
+        let chunk = Chunk::of(pages);
+        self.fresh.push(chunk.clone());
+        self.spare.push(chunk);
+    }
+
+    /// Chunks so far that were made only when they were needed.
+    pub fn late(&self) -> u64 {
+        self.late
     }
 
     /// Makes `number` the next one to be pushed; what lies between stays empty.
@@ -138,4 +169,35 @@ pub fn records_at(chunk: &Chunk, lsn: Lsn) -> RecordsEntry<'_> {
     let bytes = chunk.bytes((lsn.0 % CHUNK_BYTES as u64) as usize, chunk.frozen());
     let (_, body, _) = split_entry(bytes).expect("an indexed entry is whole");
     RecordsEntry::decode(body).expect("an indexed entry is sound")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_made_aside_are_taken_first_and_late_ones_make_more_wanted() {
+        let mut chunks = Chunks::new(0, 8);
+        assert_eq!((chunks.wanted(AHEAD_FROM - 1), chunks.wanted(AHEAD_FROM)), (0, AHEAD));
+        drop(chunks.push());
+        assert_eq!((chunks.late(), chunks.take_fresh().len()), (1, 1));
+        assert_eq!(chunks.wanted(CHUNK_BYTES), AHEAD + 1);
+        for _ in 0..AHEAD + 1 {
+            chunks.add_spare(ChunkPages::touched());
+        }
+        assert_eq!(
+            (chunks.wanted(CHUNK_BYTES), chunks.take_fresh().len()),
+            (0, AHEAD + 1),
+            "to be registered"
+        );
+        let made = chunks.push();
+        assert_eq!((chunks.late(), chunks.take_fresh().len(), chunks.wanted(CHUNK_BYTES)), (1, 0, 1));
+        assert_eq!(made.as_ptr() as usize % CHUNK_BYTES, 0, "a huge page, if there is one");
+        made.freeze(CHUNK_BYTES);
+        assert!(made.bytes(0, CHUNK_BYTES).iter().all(|byte| *byte == 0));
+        for _ in 0..100 {
+            drop(chunks.push());
+        }
+        assert_eq!(chunks.wanted(CHUNK_BYTES), AHEAD_MOST);
+    }
 }

@@ -438,6 +438,11 @@ impl Log {
         }
     }
 
+    /// See [`Chunks::wanted`].
+    pub fn chunks_wanted(&self) -> usize {
+        self.chunks.wanted(self.open_end)
+    }
+
     /// Sends what may go. Call once per turn of the loop.
     pub fn flush(&mut self, now_us: u64) {
         self.sync_wanted(now_us);

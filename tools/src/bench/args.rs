@@ -21,7 +21,8 @@ const BATCH_MAX: usize = 10_000;
 #[command(after_help = "\
 Without --url every point gets a fresh server of this program on an empty data directory. On a machine
 with few CPUs keep the two apart with --server-cpus and --cpus. Lists give one point for each combination:
---rate 10000,20000 or --connections 1,4,16 is a sweep, whose latencies the report draws over the rate.
+--rate 10000,20000 or --connections 1,4,16 is a sweep, whose latencies the report draws over the rate; those
+of other lists (--batch, --bytes, --topics, --readers) it draws over the size, with the records/s.
 
 Examples:
   runelog bench append --server-cpus 0 --cpus 1

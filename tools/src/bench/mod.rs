@@ -37,6 +37,8 @@ pub(crate) use point::point;
 use report::{Files, Finding, Report};
 use server::pin;
 
+use crate::work_dir::WorkDir;
+
 /// A run: points one after the other, each told and kept as soon as it is there.
 struct Bench {
     report: Report,
@@ -45,9 +47,17 @@ struct Bench {
 
 /// Runs what the command line asks for.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
-    let points = args.points()?;
+    let mut points = args.points()?;
     // Before the generator keeps to its own: later this says only those.
-    let (base, cpus) = (args.base(), server::all_cpus());
+    let (mut base, cpus) = (args.base(), server::all_cpus());
+    // Whatever is started goes with it, also when this is interrupted; a server that is somebody's own is not.
+    let work_dir = match base.subject {
+        config::Subject::Url(_) => None,
+        _ => Some(WorkDir::inside(&args.dir)?),
+    };
+    for config in points.iter_mut().chain([&mut base]) {
+        config.dir = work_dir.as_ref().map_or(&*args.dir, WorkDir::path).to_owned();
+    }
     if !args.cpus.is_empty() {
         pin(&args.cpus).map_err(|error| format!("--cpus: {error}"))?;
     }

@@ -6,8 +6,10 @@ use std::collections::BTreeSet;
 use super::Bench;
 use super::ceiling::{ECHO_SHARE, raw};
 use super::config::{Config, Mode, Subject};
+use super::fanout::Follow;
 use super::modes::From;
 use super::outcome::Outcome;
+use super::point::cold_fill_min;
 use super::report::{Bar, Finding, median};
 
 /// The loads of the table.
@@ -16,6 +18,8 @@ struct Loads {
     single: Config,
     single_echo: Config,
     single_log: Config,
+    /// The same without waiting for the disk.
+    memory: Config,
     /// Batches, synced and only written.
     batch: Config,
     batch_log: Config,
@@ -26,6 +30,47 @@ struct Loads {
     many_topics: Config,
     diff: Config,
     sse: Config,
+    others: Vec<Other>,
+}
+
+/// More jobs than a server hands out in a second.
+const JOBS_A_SECOND: u64 = 500_000;
+
+/// A load without a bar, for what the others do not show.
+struct Other {
+    work: &'static str,
+    config: Config,
+    unit: &'static str,
+    figure: fn(&Outcome) -> f64,
+}
+
+/// Without bars: the fan-out without the disk, the other way to follow, queues, several kinds at once, and reads
+/// that come from the disk.
+fn others(single: &Config, sse: &Config) -> Vec<Other> {
+    let requests = |outcome: &Outcome| outcome.point.requests_per_second;
+    let records = |outcome: &Outcome| outcome.point.records_per_second;
+    let p99_ms = |outcome: &Outcome| outcome.point.latency_us.p99 / 1000.0;
+    let other = |work, config, unit, figure| Other { work, config, unit, figure };
+    let disk = Config { class: "disk".into(), ..single.clone() };
+    let queue = Config {
+        mode: Mode::Queue,
+        connections: 50,
+        batch: 8,
+        record_bytes: 100,
+        fill: JOBS_A_SECOND * (single.warm_up_seconds + single.seconds),
+        ..disk.clone()
+    };
+    let mix = "append=70,read=20,claim=5,push=5".parse().expect("a mix");
+    let mixed = Config { mode: Mode::Mixed, mix, ..disk };
+    let cold = Config { mode: Mode::Read, from: From::Cold, limit: 100, connections: 16, ..single.clone() };
+    let fill = cold_fill_min(&cold);
+    vec![
+        other("SSE, class memory, p99", Config { class: "memory".into(), ..sse.clone() }, "ms", p99_ms),
+        other("WebSocket, class disk, p99", Config { follow: Follow::Ws, ..sse.clone() }, "ms", p99_ms),
+        other("queue, disk, claim and ack of 8, 50 connections, 16 queues", queue, "jobs/s", records),
+        other("mixed, disk, 64 connections, 16 topics", mixed, "requests/s", requests),
+        other("cold reads of 100 records", Config { fill, ..cold }, "records/s", records),
+    ]
 }
 
 impl Loads {
@@ -35,23 +80,26 @@ impl Loads {
         let batch_disk = Config { class: "disk".into(), ..batch.clone() };
         let many_topics = Config { server_cpus: cpus.to_vec(), ..single.clone() };
         let diff = Config { mode: Mode::Read, from: From::Head, limit: 1000, fill: 100_000, ..batch.clone() };
+        let sse = Config {
+            mode: Mode::Fanout,
+            class: "disk".into(),
+            connections: 16,
+            topics: 1,
+            readers: 100,
+            rate: Some(1000.0),
+            ..single.clone()
+        };
         Ok(Loads {
             single_echo: raw(&single, Subject::RawEcho)?,
             single_log: raw(&single, Subject::RawLog)?,
+            memory: Config { class: "memory".into(), ..single.clone() },
             batch_log: raw(&batch, Subject::RawLog)?,
             batch_disk_log: raw(&batch_disk, Subject::RawLog)?,
             one_topic: Config { topics: 1, ..many_topics.clone() },
             many_topics,
             diff,
-            sse: Config {
-                mode: Mode::Fanout,
-                class: "disk".into(),
-                connections: 16,
-                topics: 1,
-                readers: 100,
-                rate: Some(1000.0),
-                ..single.clone()
-            },
+            others: others(&single, &sse),
+            sse,
             single,
             batch,
             batch_disk,
@@ -64,6 +112,7 @@ impl Loads {
             &self.single,
             &self.single_echo,
             &self.single_log,
+            &self.memory,
             &self.batch,
             &self.batch_log,
             &self.batch_disk,
@@ -73,8 +122,9 @@ impl Loads {
             &self.diff,
             &self.sse,
         ];
+        let others = self.others.iter().map(|other| &other.config);
         let mut titles = BTreeSet::new();
-        all.into_iter().filter(|config| titles.insert(config.title())).cloned().collect()
+        all.into_iter().chain(others).filter(|config| titles.insert(config.title())).cloned().collect()
     }
 }
 
@@ -103,7 +153,7 @@ fn findings(bench: &Bench, loads: &Loads) -> Vec<Finding> {
     let most = |bar| Some(Bar::AtMost(bar));
     let echo = median(&of(&loads.single_echo, requests));
     let ceiling = |config| median(&of(config, records));
-    vec![
+    let mut found = vec![
         Finding::new(
             "append, fsync, 1 x 200 B, 64 connections, 16 topics",
             "records/s",
@@ -145,7 +195,14 @@ fn findings(bench: &Bench, loads: &Loads) -> Vec<Finding> {
         )
         .below(echo)
         .limited_by(limit(single)),
-    ]
+        Finding::new("  without the disk: class memory", "requests/s", of(&loads.memory, requests), None)
+            .below(echo)
+            .limited_by(limit(&loads.memory)),
+    ];
+    found.extend(loads.others.iter().map(|Other { work, config, unit, figure }| {
+        Finding::new(work, unit, of(config, *figure), None).limited_by(limit(config))
+    }));
+    found
 }
 
 #[cfg(test)]
@@ -163,14 +220,17 @@ mod tests {
         let raw = |config: &Config, subject| Config { subject, ..config.clone() };
         let batch_disk = Config { class: "disk".into(), ..batch.clone() };
         let many_topics = Config { server_cpus: cpus.to_vec(), ..single.clone() };
+        let sse = Config { mode: Mode::Fanout, rate: Some(1000.0), ..single.clone() };
         Loads {
             single_echo: raw(&single, Subject::RawEcho),
             single_log: raw(&single, Subject::RawLog),
+            memory: Config { class: "memory".into(), ..single.clone() },
             batch_log: raw(&batch, Subject::RawLog),
             batch_disk_log: raw(&batch_disk, Subject::RawLog),
             one_topic: Config { topics: 1, ..many_topics.clone() },
             diff: Config { mode: Mode::Read, ..batch.clone() },
-            sse: Config { mode: Mode::Fanout, rate: Some(1000.0), ..single.clone() },
+            others: others(&single, &sse),
+            sse,
             single,
             batch,
             batch_disk,
@@ -181,7 +241,7 @@ mod tests {
     #[test]
     fn loads_are_told_apart_by_their_titles() {
         let titles: BTreeSet<String> = loads(&[0, 1]).all().iter().map(Config::title).collect();
-        assert_eq!(titles.len(), 11, "{titles:?}");
+        assert_eq!(titles.len(), 12 + 5, "{titles:?}");
     }
 
     /// Measured twice under one title, each run of one topic would be held against the wrong run of many.
@@ -197,7 +257,7 @@ mod tests {
                 bench.report.take(Outcome::judge(config, point, Known::default(), String::new()));
             }
         }
-        assert_eq!(bench.report.points.len(), 3 * 10);
+        assert_eq!(bench.report.points.len(), 3 * (11 + 5));
         let found = findings(&bench, &loads);
         let shares = &found[4].runs;
         assert!(
@@ -229,16 +289,24 @@ mod tests {
         let found = findings(&bench, &loads);
         let told: Vec<_> =
             found.iter().map(|finding| (finding.median, finding.ceiling, finding.met)).collect();
+        // By the place of each load: the fourth is the first without the disk.
         let expected = [
             (20_000.0, Some(60_000.0), Some(false)),
             (1.0, None, Some(true)),
-            (80_000.0, Some(100_000.0), Some(false)),
-            (120_000.0, Some(140_000.0), Some(false)),
-            (100.0 * 8.0 / 9.0, None, Some(true)),
-            (200_000.0, None, Some(false)),
+            (100_000.0, Some(120_000.0), Some(false)),
+            (140_000.0, Some(160_000.0), Some(false)),
+            (100.0 * 9.0 / 10.0, None, Some(true)),
+            (220_000.0, None, Some(false)),
             (1.0, None, Some(true)),
             (10.0, None, Some(false)),
             (2000.0, Some(4000.0), Some(false)),
+            (8000.0, Some(4000.0), None),
+            // Milliseconds, jobs, requests, records.
+            (1.0, None, None),
+            (1.0, None, None),
+            (300_000.0, None, None),
+            (32_000.0, None, None),
+            (340_000.0, None, None),
         ];
         assert_eq!(told.len(), expected.len());
         for ((median, ceiling, met), expected) in told.into_iter().zip(expected) {

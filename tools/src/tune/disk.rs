@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// Size of the file: far more than any cache of the kernel's block layer would merge, little enough to be
 /// zero-filled in a moment.
 const FILE_BYTES: u64 = 64 << 20;
-/// Sizes and depths tried on a zero-filled file with `O_DIRECT`.
+/// Sizes and depths tried on every kind of file.
 const SIZES: [u32; 4] = [4 << 10, 16 << 10, 64 << 10, 256 << 10];
 const DEPTHS: [usize; 3] = [1, 2, 4];
 const FILE: &str = "log-device";
@@ -34,6 +34,18 @@ pub(crate) struct SyncPoint {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) max_us: f64,
+}
+
+impl SyncPoint {
+    /// Path and file, in words.
+    pub(crate) fn kind(&self) -> String {
+        kind_text(self.direct, self.zero_filled)
+    }
+}
+
+fn kind_text(direct: bool, zero_filled: bool) -> String {
+    let path = if direct { "O_DIRECT" } else { "page cache" };
+    format!("{path}, {}", if zero_filled { "zero-filled" } else { "reserved" })
 }
 
 /// What the device can do.
@@ -64,7 +76,9 @@ impl DiskResult {
 
     /// The most bytes a second that writes reached: synced ones, or others too if the class syncs few.
     pub(crate) fn bandwidth(&self, class: &str) -> f64 {
-        let synced = self.syncs.iter().map(|point| point.bytes_per_second).fold(0.0, f64::max);
+        let direct = self.syncs.iter().any(|point| point.direct);
+        let of_log = self.syncs.iter().filter(|point| point.zero_filled && point.direct == direct);
+        let synced = of_log.map(|point| point.bytes_per_second).fold(0.0, f64::max);
         match class {
             "fsync" => synced,
             _ => synced.max(self.write_bytes_per_second),
@@ -73,7 +87,7 @@ impl DiskResult {
 }
 
 /// How many points [`measure`] takes, reading and filling included: what its time is spent on.
-pub(crate) const POINTS: u32 = (SIZES.len() * DEPTHS.len()) as u32 + 3 + 3;
+pub(crate) const POINTS: u32 = 4 * (SIZES.len() * DEPTHS.len()) as u32 + 3;
 
 /// Measures in the existing directory `dir`, about `each` a point. `tell` hears what is measured; an error
 /// ends it.
@@ -87,34 +101,20 @@ pub(crate) fn measure(
     let direct = device.direct;
     tell("zero-filling")?;
     result.fill_bytes_per_second = device.fill(each)?;
-    for block_bytes in SIZES {
-        for depth in DEPTHS {
-            tell(&format!("syncs of {} KiB, {depth} in flight", block_bytes >> 10))?;
-            result.syncs.push(device.writes(WriteKind { block_bytes, depth, ..LOG }, each)?);
-        }
-    }
+    device.synced(true, each, &mut result.syncs, &mut tell)?;
     tell("writes without syncs")?;
-    let many = WriteKind { block_bytes: 256 << 10, depth: 4, sync: false, ..LOG };
+    let many = WriteKind { block_bytes: 256 << 10, depth: 4, zero_filled: true, sync: false };
     result.write_bytes_per_second = device.writes(many, each)?.bytes_per_second;
     tell("reading")?;
     result.read_bytes_per_second = device.reads(each)?;
-    device.close()?;
-    tell("syncs in a file that is only reserved")?;
-    let mut device = Device::open(dir, true)?;
-    device.reserve()?;
-    result.syncs.push(device.writes(WriteKind { zero_filled: false, ..LOG }, each)?);
+    device.synced(false, each, &mut result.syncs, &mut tell)?;
     device.close()?;
     if direct {
-        for zero_filled in [true, false] {
-            tell("syncs through the page cache")?;
-            let mut device = Device::open(dir, false)?;
-            match zero_filled {
-                true => device.fill(Duration::MAX).map(drop)?,
-                false => device.reserve()?,
-            }
-            result.syncs.push(device.writes(WriteKind { zero_filled, ..LOG }, each)?);
-            device.close()?;
-        }
+        let mut device = Device::open(dir, false)?;
+        device.fill(Duration::ZERO)?;
+        device.synced(true, each, &mut result.syncs, &mut tell)?;
+        device.synced(false, each, &mut result.syncs, &mut tell)?;
+        device.close()?;
     }
     Ok(result)
 }
@@ -128,9 +128,6 @@ struct WriteKind {
     /// Each synced, or all of them at the end.
     sync: bool,
 }
-
-/// The smallest write of a log with `fsync` topics.
-const LOG: WriteKind = WriteKind { block_bytes: 4 << 10, depth: 1, zero_filled: true, sync: true };
 
 /// One file, and the ring it is reached through.
 struct Device {
@@ -149,16 +146,44 @@ impl Device {
         let disk = UringDisk::new(dir, &mut ring, settings).map_err(failed)?;
         let direct = disk.features().o_direct;
         let mut device = Device { disk, ring, file: FileId(0), direct, next: 0 };
-        device.run(Op::Remove { path: FILE.into() })?;
-        let mode = OpenMode::ReadWrite;
-        let opened = device.run(Op::Open { path: FILE.into(), mode })?;
-        device.file = FileId(opened.result.expect("checked") as u32);
+        device.make_file()?;
         Ok(device)
+    }
+
+    fn make_file(&mut self) -> Result<(), String> {
+        self.run(Op::Remove { path: FILE.into() })?;
+        let opened = self.run(Op::Open { path: FILE.into(), mode: OpenMode::ReadWrite })?;
+        self.file = FileId(opened.result.expect("checked") as u32);
+        Ok(())
     }
 
     fn close(mut self) -> Result<(), String> {
         self.run(Op::Close { file: self.file })?;
         self.run(Op::Remove { path: FILE.into() }).map(drop)
+    }
+
+    /// Every size at every depth: in the file as it is, which is zero-filled, or each in a new one that is only
+    /// reserved, for what was written once is as good as filled.
+    fn synced(
+        &mut self,
+        zero_filled: bool,
+        each: Duration,
+        points: &mut Vec<SyncPoint>,
+        tell: &mut impl FnMut(&str) -> Result<(), String>,
+    ) -> Result<(), String> {
+        for block_bytes in SIZES {
+            for depth in DEPTHS {
+                let kind = kind_text(self.direct, zero_filled);
+                tell(&format!("syncs of {} KiB, {depth} in flight, {kind}", block_bytes >> 10))?;
+                if !zero_filled {
+                    self.run(Op::Close { file: self.file })?;
+                    self.make_file()?;
+                    self.reserve()?;
+                }
+                points.push(self.writes(WriteKind { block_bytes, depth, zero_filled, sync: true }, each)?);
+            }
+        }
+        Ok(())
     }
 
     fn submit(&mut self, op: Op) -> Tag {
@@ -202,13 +227,13 @@ impl Device {
         self.run(Op::Sync { file: self.file }).map(drop)
     }
 
-    /// Writes zeros over the whole file, again until the time is over; returns bytes a second.
+    /// Writes zeros over the whole file, and again until the time is over; returns bytes a second.
     fn fill(&mut self, at_least: Duration) -> Result<f64, String> {
         self.reserve()?;
         let mut buf = Some(AlignedBuf::zeroed(1 << 20));
         let began = Instant::now();
         let (mut at, mut written) = (0_u64, 0_u64);
-        while at < FILE_BYTES || (began.elapsed() < at_least && at_least != Duration::MAX) {
+        while at < FILE_BYTES || began.elapsed() < at_least {
             let op = Op::Write {
                 file: self.file,
                 offset: at % FILE_BYTES,
@@ -329,7 +354,13 @@ mod tests {
         assert!(
             result.syncs.iter().all(|point| point.syncs_per_second > 0.0 && point.max_us >= point.p50_us)
         );
-        assert!(result.syncs.iter().any(|point| !point.zero_filled) && result.bandwidth("fsync") > 0.0);
+        // All sizes and depths, of each kind of file once.
+        let mut kinds = std::collections::BTreeMap::<_, u32>::new();
+        result.syncs.iter().for_each(|point| *kinds.entry(point.kind()).or_default() += 1);
+        let direct = result.syncs.iter().any(|point| point.direct);
+        assert_eq!(kinds.len(), if direct { 4 } else { 2 }, "{kinds:?}");
+        assert!(kinds.values().all(|points| *points == (SIZES.len() * DEPTHS.len()) as u32), "{kinds:?}");
+        assert!(result.bandwidth("fsync") > 0.0);
         assert!(result.write_bytes_per_second > 0.0);
         assert_eq!(result.bandwidth("disk"), result.bandwidth("fsync").max(result.write_bytes_per_second));
         assert!(result.read_bytes_per_second > 0.0 && result.fill_bytes_per_second > 0.0);

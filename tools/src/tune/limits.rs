@@ -76,8 +76,19 @@ pub(crate) struct Context {
     pub(crate) device_us: Option<(f64, f64)>,
 }
 
+/// What a point was limited by.
+#[derive(Clone, Debug)]
+pub(crate) struct Judgement {
+    /// The first resource that is used up; [`Resource::Tail`] if none is.
+    pub(crate) limit: Resource,
+    /// The resource that is used up most, though not wholly perhaps, and its share.
+    pub(crate) nearest: (Resource, f64),
+    /// The numbers behind it.
+    pub(crate) evidence: String,
+}
+
 /// What limits, and the numbers behind it.
-pub(crate) fn judge(usage: &Usage, context: &Context) -> (Resource, String) {
+pub(crate) fn judge(usage: &Usage, context: &Context) -> Judgement {
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
     // Little's law: how many were under way at a time, of those that may be.
     let commits = usage.syncs_per_second * usage.sync_us / 1e6;
@@ -110,22 +121,25 @@ pub(crate) fn judge(usage: &Usage, context: &Context) -> (Resource, String) {
         usage.disk_busy.map_or(String::new(), |busy| format!("; disk busy {}", percent(busy))),
     );
     let network_most = network.is_some_and(|share| share >= NETWORK_MOST);
-    let resource = if usage.generator >= GENERATOR_FULL {
-        Resource::Generator
-    } else if usage.core >= CORE_FULL {
-        if network_most { Resource::NetworkStack } else { Resource::ServerCore }
-    } else if usage.machine >= MACHINE_FULL {
-        if usage.others >= OTHERS_MUCH { Resource::Others } else { Resource::Machine }
-    } else if bandwidth.is_some_and(|share| share >= BANDWIDTH_FULL) {
-        Resource::LogBandwidth
-    } else if commits >= OCCUPIED {
-        Resource::LogLatency
-    } else if connections >= OCCUPIED {
-        Resource::Connections
-    } else {
-        Resource::Tail
-    };
-    (resource, evidence)
+    let core = if network_most { Resource::NetworkStack } else { Resource::ServerCore };
+    let machine = if usage.others >= OTHERS_MUCH { Resource::Others } else { Resource::Machine };
+    // In the order in which they explain each other.
+    let resources = [
+        (Resource::Generator, usage.generator, GENERATOR_FULL),
+        (core, usage.core, CORE_FULL),
+        (machine, usage.machine, MACHINE_FULL),
+        (Resource::LogBandwidth, bandwidth.unwrap_or(0.0), BANDWIDTH_FULL),
+        (Resource::LogLatency, commits, OCCUPIED),
+        (Resource::Connections, connections, OCCUPIED),
+    ];
+    let full = resources.iter().find(|(_, share, full)| share >= full);
+    let by_room = |a: &&(_, f64, f64), b: &&(_, f64, f64)| (a.1 / a.2).total_cmp(&(b.1 / b.2));
+    let nearest = full.or(resources.iter().max_by(by_room)).map(|(resource, share, _)| (*resource, *share));
+    Judgement {
+        limit: full.map_or(Resource::Tail, |(resource, ..)| *resource),
+        nearest: nearest.expect("one of several"),
+        evidence,
+    }
 }
 
 #[cfg(test)]
@@ -184,8 +198,21 @@ mod tests {
             (calm.clone(), Context { mean_latency_us: 1000.0, ..context }, Resource::Connections),
         ];
         for (index, (usage, context, expected)) in table.into_iter().enumerate() {
-            assert_eq!(judge(&usage, &context).0, expected, "row {index}: {}", judge(&usage, &context).1);
+            let judged = judge(&usage, &context);
+            assert_eq!(judged.limit, expected, "row {index}: {}", judged.evidence);
+            assert!(expected == Resource::Tail || judged.nearest.0 == expected, "row {index}");
         }
+    }
+
+    #[test]
+    fn the_nearest_limit_is_told_where_none_is_reached() {
+        let usage = Usage { core: 0.6, generator: 0.5, machine: 0.5, ..Usage::default() };
+        let of = |usage: &Usage, context: &Context| judge(usage, context).nearest;
+        assert_eq!(of(&usage, &Context::default()), (Resource::ServerCore, 0.6));
+        // 60 % of 75 are nearer than 60 % of 90.
+        let context = Context { log_bandwidth: Some(1e9), ..Context::default() };
+        let usage = Usage { log_bytes_per_second: 6e8, ..usage };
+        assert_eq!(of(&usage, &context), (Resource::LogBandwidth, 0.6));
     }
 
     #[test]
@@ -193,7 +220,7 @@ mod tests {
         let usage =
             Usage { core: 0.42, generator: 0.31, sync_us: 123.0, disk_busy: Some(0.77), ..Usage::default() };
         let context = Context { device_us: Some((81.0, 345.0)), ..Context::default() };
-        let (_, evidence) = judge(&usage, &context);
+        let evidence = judge(&usage, &context).evidence;
         for part in ["42 %", "31 %", "123 us", "p50 81, p99 345 us", "disk busy 77 %"] {
             assert!(evidence.contains(part), "{part}: {evidence}");
         }

@@ -110,11 +110,10 @@ impl Profile {
         if let Some(disk) = &self.disk {
             for point in &disk.syncs {
                 let of = format!(
-                    "syncs of {} KiB, {} in flight, {}, {}",
+                    "syncs of {} KiB, {} in flight, {}",
                     point.block_bytes >> 10,
                     point.depth,
-                    if point.direct { "O_DIRECT" } else { "page cache" },
-                    if point.zero_filled { "zero-filled" } else { "reserved" },
+                    point.kind()
                 );
                 put(of.clone(), point.syncs_per_second, "a second", 0.3, true);
                 put(format!("p99 of {of}"), point.p99_us, "us", 1.0, false);

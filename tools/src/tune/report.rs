@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::checks::{Check, Verdict};
-use super::disk::DiskResult;
+use super::disk::{DiskResult, SyncPoint};
 use super::facts::Facts;
 use super::json::SplitPoint;
 use super::profile::{Change, Profile};
@@ -73,25 +73,35 @@ fn checks(checks: &[Check], out: &mut String) {
 }
 
 fn disk(result: &DiskResult, out: &mut String) {
-    let _ = writeln!(
-        out,
-        "\nLog device: synced writes\n  {:>8} {:>9} {:<10} {:<11} {:>9} {:>8} {:>8} {:>8} {:>8}",
-        "block", "in flight", "path", "file", "syncs/s", "MB/s", "p50 us", "p99 us", "max us"
-    );
+    out.push_str("\nLog device: synced writes; syncs/s, and microseconds of each (p50, p99)\n");
+    let mut kinds: Vec<String> = Vec::new();
+    let mut rows: Vec<(u32, usize)> = Vec::new();
     for point in &result.syncs {
-        let _ = writeln!(
-            out,
-            "  {:>8} {:>9} {:<10} {:<11} {:>9.0} {:>8.1} {:>8.0} {:>8.0} {:>8.0}",
-            format!("{} KiB", point.block_bytes >> 10),
-            point.depth,
-            if point.direct { "O_DIRECT" } else { "page cache" },
-            if point.zero_filled { "zero-filled" } else { "reserved" },
-            point.syncs_per_second,
-            point.bytes_per_second / 1e6,
-            point.p50_us,
-            point.p99_us,
-            point.max_us,
-        );
+        if !kinds.contains(&point.kind()) {
+            kinds.push(point.kind());
+        }
+        let row = (point.block_bytes, point.depth);
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+    let heads = kinds.iter().fold(String::new(), |line, kind| format!("{line} |{kind:>25}"));
+    let _ = writeln!(out, "  {:>8} {:>9}{heads}", "block", "in flight");
+    for (block_bytes, depth) in rows {
+        let _ = write!(out, "  {:>8} {depth:>9}", format!("{} KiB", block_bytes >> 10));
+        for kind in &kinds {
+            let of_cell = |point: &&SyncPoint| {
+                (point.block_bytes, point.depth) == (block_bytes, depth) && point.kind() == *kind
+            };
+            let _ = match result.syncs.iter().find(of_cell) {
+                Some(point) => {
+                    let SyncPoint { syncs_per_second, p50_us, p99_us, .. } = point;
+                    write!(out, " |{syncs_per_second:>9.0} {p50_us:>7.0} {p99_us:>7.0}")
+                }
+                None => write!(out, " |{:>25}", ""),
+            };
+        }
+        out.push('\n');
     }
     let _ = writeln!(
         out,
@@ -192,10 +202,18 @@ fn row(cell: &Cell, out: &mut String) {
         cell.p99_us,
         cell.closed_records_per_second,
     );
-    let steps = cell.steps.iter().map(|(rate, p99, held)| {
-        format!("{rate:.0}/s {} (p99 {:.1} ms)", if *held { "held" } else { "not held" }, p99 / 1000.0)
-    });
-    let _ = writeln!(out, "         {}", steps.collect::<Vec<_>>().join(", "));
+    for step in &cell.steps {
+        let used = step.used.map_or(String::new(), |used| format!(", {:.0} % of it in use", used * 100.0));
+        let _ = writeln!(
+            out,
+            "         {:>9.0} requests/s {:<8} p99 {:>7.1} ms; {} {}{used}",
+            step.requests_per_second,
+            if step.held { "held" } else { "not held" },
+            step.p99_us / 1000.0,
+            if step.held { "nearest limit:" } else { "limit:" },
+            step.limit.words(),
+        );
+    }
     let _ = writeln!(out, "         {}", cell.evidence);
 }
 

@@ -12,7 +12,7 @@ use crate::bench::measure::Point;
 use super::disk::DiskResult;
 use super::facts::Root;
 use super::knee::search;
-use super::limits::{Context, OTHERS_MUCH, Resource, judge};
+use super::limits::{Context, Judgement, OTHERS_MUCH, Resource, judge};
 use super::load::{Bed, Plan, Shape};
 use super::usage::Usage;
 
@@ -110,13 +110,26 @@ pub(crate) struct Cell {
     pub(crate) p99_us: f64,
     /// What a closed loop reached, whatever its latency.
     pub(crate) closed_records_per_second: f64,
-    /// Rates in the order in which they were tried: requests a second, p99 in microseconds, whether held.
-    pub(crate) steps: Vec<(f64, f64, bool)>,
+    /// Rates in the order in which they were tried.
+    pub(crate) steps: Vec<Tried>,
     /// What kept the next rate from being held, if one was not.
     pub(crate) limit: Option<Resource>,
     pub(crate) evidence: String,
     /// At the rate that was held.
     pub(crate) usage: Usage,
+}
+
+/// A rate that was tried, and what limits there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Tried {
+    /// Asked for.
+    pub(crate) requests_per_second: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) held: bool,
+    /// Where it was not held, what is used up; else what comes nearest to that.
+    pub(crate) limit: Resource,
+    /// How much of it is in use, of 1; none for what has no share.
+    pub(crate) used: Option<f64>,
 }
 
 /// The whole server.
@@ -297,13 +310,23 @@ fn cell(
         };
         judge(usage, &context)
     };
+    let tried = knee.steps.iter().map(|step| {
+        let Judgement { limit, nearest: (nearest, share), .. } = judged(&step.found);
+        let (limit, used) = match step.held || limit != Resource::Tail {
+            true => (nearest, Some(share)),
+            false => (limit, None),
+        };
+        let p99_us = step.found.0.latency_us.p99;
+        Tried { requests_per_second: step.rate, p99_us, held: step.held, limit, used }
+    });
     let broke = knee.broke().map(|step| judged(&step.found));
     let held = knee.held().map(|step| step.found.clone());
     let evidence = match (&broke, &held) {
-        (Some((_, evidence)), _) => evidence.clone(),
-        (None, Some(held)) => judged(held).1,
+        (Some(judged), _) => judged.evidence.clone(),
+        (None, Some(held)) => judged(held).evidence,
         (None, None) => String::new(),
     };
+    let steps = tried.collect();
     let (point, usage) = held.unwrap_or_default();
     Ok(Cell {
         shape: shape.clone(),
@@ -312,8 +335,8 @@ fn cell(
         p50_us: point.latency_us.p50,
         p99_us: point.latency_us.p99,
         closed_records_per_second: closed.records_per_second,
-        steps: knee.steps.iter().map(|step| (step.rate, step.found.0.latency_us.p99, step.held)).collect(),
-        limit: broke.map(|(resource, _)| resource),
+        steps,
+        limit: broke.map(|judged| judged.limit),
         evidence,
         usage,
     })

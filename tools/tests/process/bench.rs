@@ -230,7 +230,7 @@ fn every_line_of_the_suite_has_its_own_runs_and_cpus() {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let value = bench(if cpus > 1 { "suite --cpus 1 --server-cpus 0" } else { "suite" });
     let findings = value["findings"].as_array().expect("findings");
-    assert_eq!(findings.len(), 9);
+    assert_eq!(findings.len(), 15);
     for finding in findings {
         assert_eq!(finding["runs"].as_array().map(Vec::len), Some(1), "{finding}");
     }
@@ -240,7 +240,7 @@ fn every_line_of_the_suite_has_its_own_runs_and_cpus() {
     }
     assert_eq!(
         used.iter().filter(|count| **count == cpus).count(),
-        if cpus > 1 { 2 } else { 10 }, // the same load with all CPUs and with those of the others is one
+        if cpus > 1 { 2 } else { 16 }, // the same load with all CPUs and with those of the others is one
         "{used:?}"
     );
 }

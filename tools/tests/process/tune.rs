@@ -1,8 +1,9 @@
-//! `runelog tune`: what it writes is taken by `serve`, and whatever becomes of it nothing is left behind.
+//! `runelog tune`: what it writes is taken by `serve`, and whatever becomes of it, or of `bench`, nothing is left
+//! behind.
 
 use std::fs;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use crate::server::{Dir, runelog};
@@ -114,19 +115,24 @@ fn a_host_that_has_become_worse_than_its_profile_is_told_by_the_status() {
 
 #[test]
 fn an_interrupted_run_ends_its_server_and_leaves_nothing() {
-    for (signal, part, sign) in
-        [(libc::SIGINT, "server", "trying"), (libc::SIGTERM, "disk", "syncs of 64 KiB")]
-    {
-        let home = Dir::new("tune-stop");
+    for (signal, line, sign, has_server) in [
+        (libc::SIGINT, "tune --data-dir data --only server", "trying", true),
+        (libc::SIGTERM, "tune --data-dir data --only disk", "syncs of 64 KiB", false),
+        // Its first line, which is told before the first server is started.
+        (libc::SIGINT, "bench append --warm-up 60", "kernel", true),
+        (libc::SIGTERM, "bench ceiling --warm-up 60", "kernel", true),
+    ] {
+        let home = Dir::new("interrupted");
         let log = home.join("log");
+        let file = fs::File::create(&log).expect("a log");
         let mut command = runelog();
-        command.current_dir(home.path()).args(["tune", "--data-dir", "data", "--only", part]);
-        command.stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
+        command.current_dir(home.path()).args(line.split(' '));
+        command.stdout(file.try_clone().expect("a descriptor")).stderr(file);
         let mut child = command.spawn().expect("it runs");
         let began = Instant::now();
         let under_way = || {
             let server = processes_of(home.path()).iter().any(|line| line.contains("--port-file"));
-            fs::read_to_string(&log).expect("a log").contains(sign) && (part != "server" || server)
+            fs::read_to_string(&log).expect("a log").contains(sign) && (!has_server || server)
         };
         while !under_way() {
             assert!(began.elapsed() < PATIENCE, "{}", fs::read_to_string(&log).expect("a log"));
@@ -135,8 +141,8 @@ fn an_interrupted_run_ends_its_server_and_leaves_nothing() {
         // SAFETY: a plain system call on a child that was not waited for.
         unsafe { libc::kill(child.id() as libc::pid_t, signal) };
         let status = child.wait().expect("it ends");
-        assert_eq!(status.code(), Some(130), "{part}");
-        assert_eq!(names(home.path()), ["log"], "{part}");
-        assert_eq!(processes_of(home.path()), Vec::<String>::new(), "{part}");
+        assert_eq!(status.code(), Some(130), "{line}");
+        assert_eq!(names(home.path()), ["log"], "{line}");
+        assert_eq!(processes_of(home.path()), Vec::<String>::new(), "{line}");
     }
 }

@@ -5,6 +5,7 @@ mod svg;
 
 use std::fmt::Write as _;
 
+use super::config::Config;
 use super::outcome::Outcome;
 use super::report::{Finding, Report};
 use svg::{Axis, COLOURS, Line, Scale, chart};
@@ -222,6 +223,52 @@ fn charts(out: &mut String, outcomes: &[Outcome]) {
     let rate = Axis { name: "requests/s that were answered", scale: Scale::Linear, label: number };
     for (name, lines) in sweeps(outcomes) {
         figure(out, &format!("Latency over rate: {name}"), rate, latency, &lines);
+    }
+    for size in SIZES {
+        let x = Axis { name: size.name, scale: Scale::Log, label: number };
+        let throughput = size.lines(outcomes, |outcome| outcome.point.records_per_second);
+        if throughput.is_empty() {
+            continue;
+        }
+        figure(out, &format!("Records/s over {}", size.name), x, records, &throughput);
+        let p99 = size.lines(outcomes, |outcome| outcome.point.latency_us.p99);
+        figure(out, &format!("p99 over {}", size.name), x, latency, &p99);
+    }
+}
+
+/// A size of which a sweep may have several values.
+struct Size {
+    name: &'static str,
+    of: fn(&mut Config) -> &mut usize,
+    /// How a name says that it is 0, and what it says instead.
+    unnamed: (&'static str, &'static str),
+}
+
+const SIZES: [Size; 5] = [
+    Size { name: "records in a request", of: |config| &mut config.batch, unnamed: (", 0 x ", ", n x ") },
+    Size { name: "bytes of a record", of: |config| &mut config.record_bytes, unnamed: (" x 0 B", " x n B") },
+    Size { name: "connections", of: |config| &mut config.connections, unnamed: (", 0 connections", "") },
+    Size { name: "topics", of: |config| &mut config.topics, unnamed: (", 0 topics", "") },
+    Size { name: "readers", of: |config| &mut config.readers, unnamed: (", 0 readers", "") },
+];
+
+impl Size {
+    /// A line for all points that differ in this size only, if there are at least two of them.
+    fn lines(&self, outcomes: &[Outcome], pick: fn(&Outcome) -> f64) -> Vec<Line> {
+        let mut lines: Vec<Line> = Vec::new();
+        for outcome in outcomes {
+            let mut config = outcome.config.clone();
+            let size = std::mem::take((self.of)(&mut config));
+            let name = config.title().replace(self.unnamed.0, self.unnamed.1);
+            let at = (size as f64, pick(outcome));
+            match lines.iter_mut().find(|line| line.name == name) {
+                Some(line) => line.points.push(at),
+                None => lines.push(Line { name, points: vec![at] }),
+            }
+        }
+        lines.retain(|line| line.points.len() > 1);
+        lines.iter_mut().for_each(|line| line.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+        lines
     }
 }
 

@@ -1,4 +1,3 @@
-use super::super::config::Config;
 use super::super::measure::{Latency, Part};
 use super::super::report::tests::report;
 use super::super::report::{Bar, Finding};
@@ -115,6 +114,30 @@ fn points_that_differ_in_rate_or_connections_are_one_sweep() {
     assert_eq!(rates, [1000.0, 2000.0, 3000.0]);
     outcomes[1].config.batch = 9;
     assert_eq!(sweeps(&outcomes)[0].1[0].points.len(), 2);
+}
+
+#[test]
+fn sizes_that_are_swept_are_drawn_over_the_size() {
+    let report = full();
+    let mut outcomes = report.points[..3].to_vec();
+    for (outcome, (batch, bytes)) in outcomes.iter_mut().zip([(100, 200), (1, 200), (100, 1000)]) {
+        outcome.config = Config { batch, record_bytes: bytes, rate: None, ..outcome.config.clone() };
+    }
+    let of = |name: &str| {
+        let size = SIZES.iter().find(|size| size.name == name).expect("one of them");
+        size.lines(&outcomes, |outcome| outcome.point.records_per_second)
+    };
+    let batches = of("records in a request");
+    let sizes: Vec<f64> = batches[0].points.iter().map(|at| at.0).collect();
+    assert_eq!((batches.len(), sizes), (1, vec![1.0, 100.0]), "in order, and the other record apart");
+    assert!(batches[0].name.contains("n x 200 B"), "{}", batches[0].name);
+    assert_eq!(of("bytes of a record")[0].points.len(), 2);
+    assert!(of("connections").is_empty() && of("topics").is_empty() && of("readers").is_empty());
+    let mut out = String::new();
+    charts(&mut out, &outcomes);
+    for title in ["Records/s over records in a request", "p99 over bytes of a record"] {
+        assert!(out.contains(title), "{title}");
+    }
 }
 
 #[test]

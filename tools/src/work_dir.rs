@@ -1,6 +1,6 @@
-//! Being interrupted: whatever is going on, the server that was started ends and the work directory goes.
-//! Lives here: the directory, and the thread that waits for the signal. One of the few places with unsafe
-//! code: signals have no safe name in the standard library.
+//! Where `bench` and `tune` work, and being interrupted: whatever is going on, the servers that were started
+//! end and the directory goes. Lives here: the directory, and the thread that waits for the signal. One of
+//! the few places with unsafe code: signals have no safe name in the standard library.
 
 use std::fs;
 use std::io;
@@ -8,8 +8,6 @@ use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use super::facts::Root;
 
 /// Status of a process that was interrupted, as shells have it.
 const STATUS: i32 = 130;
@@ -25,10 +23,21 @@ pub(crate) struct WorkDir(PathBuf);
 impl WorkDir {
     /// Makes one on the file system of `data_dir`, which need not exist yet, and clears it away on SIGINT,
     /// SIGTERM and SIGHUP from now on. To be called before any thread is started.
-    pub(crate) fn new(data_dir: &Path) -> Result<WorkDir, String> {
+    pub(crate) fn beside(data_dir: &Path) -> Result<WorkDir, String> {
         let parents = parents_of(data_dir).map_err(|error| format!("{}: {error}", data_dir.display()))?;
+        WorkDir::below(&parents)
+    }
+
+    /// The same in `parent`, which is made if it is not there, and stays then.
+    pub(crate) fn inside(parent: &Path) -> Result<WorkDir, String> {
+        fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+        let parent = fs::canonicalize(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+        WorkDir::below(&[parent])
+    }
+
+    fn below(parents: &[PathBuf]) -> Result<WorkDir, String> {
         block_signals();
-        let dir = create_below(&parents)?;
+        let dir = create_below(parents)?;
         let watched = dir.clone();
         std::thread::spawn(move || {
             wait_for_signal();
@@ -60,7 +69,7 @@ impl Drop for WorkDir {
 fn create_below(parents: &[PathBuf]) -> Result<PathBuf, String> {
     let mut refusal = String::new();
     for parent in parents {
-        let dir = parent.join(format!("runelog-tune-{}", std::process::id()));
+        let dir = parent.join(format!("runelog-work-{}", std::process::id()));
         match fs::create_dir(&dir) {
             Ok(()) => return Ok(dir),
             Err(error) => refusal = format!("{}: {error}", dir.display()),
@@ -90,24 +99,26 @@ fn parents_of(data_dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn clear_away(dir: &Path) {
     let began = Instant::now();
     loop {
-        for child in children(&Root::new("/"), std::process::id()) {
+        for child in children(Path::new("/proc"), std::process::id()) {
             // SAFETY: a plain system call on the id of a child that nobody has waited for.
             unsafe { libc::kill(child as libc::pid_t, libc::SIGKILL) };
         }
         let removed = fs::remove_dir_all(dir);
         let gone = removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        if (gone && children(&Root::new("/"), std::process::id()).is_empty()) || began.elapsed() > PATIENCE {
+        if (gone && children(Path::new("/proc"), std::process::id()).is_empty()) || began.elapsed() > PATIENCE
+        {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Processes whose parent is `parent` and which have not ended.
-fn children(root: &Root, parent: u32) -> Vec<u32> {
-    let ids = root.names("proc").into_iter().filter_map(|name| name.parse::<u32>().ok());
+/// Processes whose parent is `parent` and which have not ended, of those that `proc` tells.
+fn children(proc: &Path, parent: u32) -> Vec<u32> {
+    let names = fs::read_dir(proc).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let ids = names.filter_map(|name| name.to_str()?.parse::<u32>().ok());
     let is_child = |id: &u32| {
-        let stat = root.read(format!("proc/{id}/stat"))?;
+        let stat = fs::read_to_string(proc.join(format!("{id}/stat"))).ok()?;
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
         let state = fields.next()?;
         Some(state != "Z" && fields.next()?.parse() == Ok(parent))
@@ -154,7 +165,9 @@ mod tests {
             tree.put(&format!("proc/{id}/stat"), &format!("{id} ({name}) {state} {parent} 1 1"));
         }
         tree.put("proc/stat", "cpu 1");
-        assert_eq!(children(&tree.root(), 10), [11, 13]);
+        let mut found = children(&tree.root().path("proc"), 10);
+        found.sort_unstable();
+        assert_eq!(found, [11, 13]);
     }
 
     #[test]
