@@ -29,6 +29,9 @@ pub const CLOSE_DRAIN_MS: u64 = 1_000;
 pub const CLOSE_DRAIN_BYTES_MAX: usize = 128 << 20;
 /// How long accepting rests after the process ran out of descriptors or memory.
 pub const ACCEPT_RETRY_MS: u64 = 100;
+/// Sends that one system call submits, at most: each takes the kernel some microseconds, in which nothing that
+/// arrives is seen. What waits for its send goes out with what is added meanwhile.
+pub const SENDS_PER_TURN_MAX: usize = 32;
 /// Starved receives (no provided buffer was free) that are armed again in one turn.
 pub const STARVED_PER_TURN_MAX: usize = 64;
 /// Length of one step of the timer wheel.

@@ -18,7 +18,8 @@
 //! Descriptors must be blocking ones (`O_NONBLOCK` makes io_uring answer `EAGAIN` instead of waiting).
 
 use crate::limits::{
-    CLOSE_DRAIN_MS, CLOSE_FLUSH_MS, CONNECTIONS_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS, STARVED_PER_TURN_MAX,
+    CLOSE_DRAIN_MS, CLOSE_FLUSH_MS, CONNECTIONS_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS, SENDS_PER_TURN_MAX,
+    STARVED_PER_TURN_MAX,
 };
 use crate::slab::Slab;
 use crate::timers::Wheel;
@@ -130,7 +131,8 @@ pub struct Sockets {
     conns: Conns,
     buffers: Buffers,
     pool: Pool,
-    dirty: Vec<ConnId>,
+    /// Have output that was not sent yet, in the order in which it came.
+    dirty: VecDeque<ConnId>,
     starved: VecDeque<ConnId>,
     /// Began to flush or drain since the last turn, which knows the time and sets their timers.
     untimed: Vec<ConnId>,
@@ -151,7 +153,7 @@ impl Sockets {
             conns: Conns::default(),
             buffers: Buffers::register(ring, count, bytes)?,
             pool: Pool::default(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             starved: VecDeque::new(),
             untimed: Vec::new(),
             timers: Wheel::new(now_ms),
@@ -304,15 +306,15 @@ impl Sockets {
         Ok(())
     }
 
-    /// Once a turn, after the completions and before `ring.enter`: sends the outputs, arms what rested,
-    /// ends what lingered too long. True when something still waits to be armed: then the next `enter`
-    /// must not wait.
+    /// Once a turn, after the completions and before `ring.enter`: sends outputs, arms what rested, ends what
+    /// lingered too long. True when something still waits to be sent or armed: then the next `enter` must
+    /// not wait.
     pub fn turn(&mut self, ring: &mut Ring, now_ms: u64) -> bool {
         self.flush_dirty(ring);
         self.expire(ring, now_ms);
         self.listeners.turn(ring, now_ms);
         self.arm_starved(ring);
-        !self.starved.is_empty() && self.buffers.free() > 0
+        !self.dirty.is_empty() || !self.starved.is_empty() && self.buffers.free() > 0
     }
 
     /// When [`Sockets::turn`] has something to do at the latest.
@@ -363,15 +365,16 @@ impl Sockets {
     }
 
     fn flush_dirty(&mut self, ring: &mut Ring) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for id in dirty.drain(..) {
+        let before = self.counters.sends;
+        while self.counters.sends - before < SENDS_PER_TURN_MAX as u64
+            && let Some(id) = self.dirty.pop_front()
+        {
             if let Some(conn) = self.conns.get_mut(id) {
                 conn.dirty = false;
                 conn.output.trim(&mut self.pool);
                 self.flush(ring, id);
             }
         }
-        self.dirty = dirty; // keeps its memory
     }
 
     fn expire(&mut self, ring: &mut Ring, now_ms: u64) {
@@ -411,7 +414,7 @@ impl Drop for Sockets {
 fn open_output<'a>(
     conns: &'a mut Conns,
     pool: &mut Pool,
-    dirty: &mut Vec<ConnId>,
+    dirty: &mut VecDeque<ConnId>,
     id: ConnId,
 ) -> Option<&'a mut Vec<u8>> {
     let conn = conns.get_mut(id)?;
@@ -420,7 +423,7 @@ fn open_output<'a>(
     }
     if !conn.dirty {
         conn.dirty = true;
-        dirty.push(id);
+        dirty.push_back(id);
     }
     Some(conn.output.next(pool))
 }

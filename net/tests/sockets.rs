@@ -3,9 +3,11 @@
 mod common;
 
 use common::{Mode, Server, data, echo, read_rest, reset, wait_until};
-use runelog_net::limits::{OUTPUT_BACKLOG_BYTES_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS};
-use runelog_net::sockets::CloseReason;
+use runelog_engine::disk::ring::Ring;
+use runelog_net::limits::{OUTPUT_BACKLOG_BYTES_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS, SENDS_PER_TURN_MAX};
+use runelog_net::sockets::{CloseReason, Sockets};
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -44,6 +46,45 @@ fn two_hundred_connections_are_served_at_once() {
     drop(clients);
     wait_until("all are closed", || server.shared.closed.load(Relaxed) == 200);
     assert_eq!(server.stop().counters.adopted, 200);
+}
+
+/// What waits for its send takes what is added meanwhile along.
+#[test]
+fn a_turn_sends_to_so_many_connections_and_the_others_follow_with_what_came_meanwhile() {
+    const MORE: usize = 10;
+    let mut ring = Ring::new(256).unwrap();
+    let mut sockets = Sockets::with_buffers(&ring, 0, 64, 4096).unwrap();
+    let pairs = (0..SENDS_PER_TURN_MAX + MORE).map(|_| UnixStream::pair().unwrap());
+    let (ours, theirs): (Vec<_>, Vec<_>) = pairs.unzip();
+    let adopt = |ours: UnixStream| sockets.adopt(&mut ring, ours.into()).unwrap();
+    let ids: Vec<_> = ours.into_iter().map(adopt).collect();
+    let turn = |sockets: &mut Sockets, ring: &mut Ring| {
+        let more = sockets.turn(ring, 0);
+        ring.enter(None);
+        while let Some(cqe) = ring.next_completion() {
+            sockets.on_completion(ring, cqe);
+        }
+        (more, sockets.counters().sends)
+    };
+    let say = |sockets: &mut Sockets, word: &[u8]| {
+        ids.iter().for_each(|id| sockets.output(*id).unwrap().extend_from_slice(word));
+    };
+    say(&mut sockets, b"one ");
+    assert_eq!(turn(&mut sockets, &mut ring), (true, SENDS_PER_TURN_MAX as u64));
+    say(&mut sockets, b"two ");
+    // The last ten with both words, then the first ones with their second.
+    assert_eq!(turn(&mut sockets, &mut ring), (true, 2 * SENDS_PER_TURN_MAX as u64));
+    assert_eq!(turn(&mut sockets, &mut ring), (false, (2 * SENDS_PER_TURN_MAX + MORE) as u64));
+    for mut client in theirs {
+        let mut words = [0; 8];
+        client.read_exact(&mut words).unwrap();
+        assert_eq!(&words, b"one two ");
+    }
+    sockets.close_all(&mut ring);
+    while sockets.connections() > 0 {
+        turn(&mut sockets, &mut ring);
+    }
+    assert!(sockets.finish(&ring).is_ok());
 }
 
 #[test]
