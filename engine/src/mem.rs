@@ -73,9 +73,9 @@ fn allocate(len: usize) -> NonNull<u8> {
     NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout(len)))
 }
 
-/// The memory of a [`Chunk`] on its way to the core that will own it: of one huge page where the system has them.
-/// No part of it is there before it is touched, which takes the kernel a while: it clears a huge page as a whole,
-/// and below a hypervisor the host may have to find the memory first.
+/// The memory of a [`Chunk`] on its way to the core that will own it. No part of it is there before it is touched,
+/// which takes the kernel a while: it clears a huge page as a whole, and below a hypervisor the host may have to
+/// find the memory first.
 pub struct ChunkPages(NonNull<u8>);
 
 // SAFETY: plain memory with a single owner.
@@ -84,36 +84,52 @@ unsafe impl Send for ChunkPages {}
 impl ChunkPages {
     /// [`CHUNK_BYTES`] of zeros.
     pub fn new() -> ChunkPages {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new anonymous mapping; nothing is replaced.
-        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), 2 * CHUNK_BYTES, protection, flags, -1, 0) };
-        if mapped == libc::MAP_FAILED {
-            handle_alloc_error(layout(CHUNK_BYTES));
-        }
-        let mapped: *mut u8 = mapped.cast();
+        // Newer kernels align a mapping of this size by themselves, next to the one before, so that many of them are
+        // one area to the kernel, which counts areas.
+        let mapped = map_anonymous(CHUNK_BYTES);
         let before = mapped.align_offset(CHUNK_BYTES);
-        // SAFETY: all inside the mapping, twice as large as a chunk: where that is aligned to its size is kept, what
-        // lies before and behind it goes. A refusal of the advice leaves small pages, which do as well.
-        unsafe {
-            let chunk = mapped.add(before);
-            if before > 0 {
-                libc::munmap(mapped.cast(), before);
-            }
-            libc::munmap(chunk.add(CHUNK_BYTES).cast(), CHUNK_BYTES - before);
-            libc::madvise(chunk.cast(), CHUNK_BYTES, libc::MADV_HUGEPAGE);
-            ChunkPages(NonNull::new_unchecked(chunk))
-        }
+        let chunk = if before == 0 { mapped } else { realign(mapped) };
+        ChunkPages(NonNull::new(chunk).expect("never at 0"))
     }
 
-    /// The same, with its memory there.
+    /// The same, with its memory there, as one huge page where the system has them.
     pub fn touched() -> ChunkPages {
         let pages = ChunkPages::new();
+        // SAFETY: advice on a mapping of ours. A refusal leaves small pages, which do as well.
+        unsafe { libc::madvise(pages.0.as_ptr().cast(), CHUNK_BYTES, libc::MADV_HUGEPAGE) };
         for at in (0..CHUNK_BYTES).step_by(BLOCK_BYTES) {
             // SAFETY: inside the mapping, which nobody else knows. Volatile: the zero that is there already counts.
             unsafe { pages.0.as_ptr().add(at).write_volatile(0) };
         }
         pages
+    }
+}
+
+fn map_anonymous(bytes: usize) -> *mut u8 {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new anonymous mapping; nothing is replaced.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        handle_alloc_error(layout(bytes));
+    }
+    mapped.cast()
+}
+
+/// Another mapping of a chunk's size instead of that one, aligned to it: out of the middle of a larger one.
+fn realign(mapped: *mut u8) -> *mut u8 {
+    // SAFETY: mapped with this size just before, and nobody else knows it.
+    unsafe { libc::munmap(mapped.cast(), CHUNK_BYTES) };
+    let mapped = map_anonymous(2 * CHUNK_BYTES);
+    let before = mapped.align_offset(CHUNK_BYTES);
+    // SAFETY: all inside the mapping, which is twice as large as the chunk.
+    unsafe {
+        let chunk = mapped.add(before);
+        if before > 0 {
+            libc::munmap(mapped.cast(), before);
+        }
+        libc::munmap(chunk.add(CHUNK_BYTES).cast(), CHUNK_BYTES - before);
+        chunk
     }
 }
 
