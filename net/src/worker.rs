@@ -278,6 +278,7 @@ impl Worker {
                 || self.service.shard.io().has_outgoing();
             let wait = (!busy && self.service.mesh.prepare_sleep())
                 .then(|| self.sleep_for(&running, steady_ms, stopping_since.is_some()));
+            debug_assert!(wait.is_none() || !self.service.shard.log.could_flush(), "sleeps on a commit");
             self.ring.enter(wait);
             self.service.mesh.woke();
             self.reap(&mut running);
@@ -325,6 +326,8 @@ impl Worker {
     /// Moves the shard's operations to the disk.
     fn drive_disk(&mut self, running: &mut Running) {
         self.memory.turn(&mut self.service.shard);
+        // What operations that were tried again, or streams, put into the log after its turn.
+        self.service.shard.flush(self.steady_us());
         for chunk in self.service.shard.take_fresh_chunks() {
             if !self.disk.register_chunk(&self.ring, &chunk) && !running.told_plain {
                 // Found out only here, long after the line about the device at start.

@@ -318,6 +318,11 @@ impl Shard {
         self.log.flush(now_us);
     }
 
+    /// Sends what was put into the log since [`Shard::turn`]: before the core sleeps, for nothing wakes it for that.
+    pub fn flush(&mut self, now_us: u64) {
+        self.log.flush(now_us);
+    }
+
     /// Whether jobs are under way.
     pub fn has_work(&self) -> bool {
         !self.jobs.is_empty()

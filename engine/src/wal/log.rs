@@ -443,6 +443,19 @@ impl Log {
         self.chunks.wanted(self.open_end)
     }
 
+    /// Whether [`Log::flush`] would send something: nobody may sleep then.
+    pub fn could_flush(&self) -> bool {
+        let next = match self.closed.front() {
+            Some(block) => block.lsn,
+            None if self.open_is_empty() => return false,
+            None => self.open_number * CHUNK_BYTES as u64,
+        };
+        let file_number = next / self.start.file_bytes;
+        self.failed.is_none()
+            && self.flights.len() < self.start.in_flight_max
+            && self.files.iter().any(|file| file.number == file_number)
+    }
+
     /// Sends what may go. Call once per turn of the loop.
     pub fn flush(&mut self, now_us: u64) {
         self.sync_wanted(now_us);
