@@ -7,7 +7,7 @@
 //! ring.enter(wait)                           // submits everything, collects everything
 //! while ring.next_completion():              // by owner: sockets, mesh, disk
 //!     sockets.on_completion() -> Event       // parse in place, write answers to `output`, give back
-//! sockets.turn(ring, now)                    // sends all outputs, re-arms, ends lingering connections
+//! sockets.turn(ring, now)                    // sends outputs, re-arms, ends lingering connections
 //! ```
 //! Always true:
 //! - a connection gets exactly one `Closed`, as its last event, and its descriptor is closed then:
@@ -216,7 +216,7 @@ impl Sockets {
         self.buffers.give_back(buf);
     }
 
-    /// Where answers are appended; sent by the next [`Sockets::turn`]. `None` when the connection is
+    /// Where answers are appended; sent by [`Sockets::turn`], in the order in which they began. `None` when the connection is
     /// gone or closing.
     pub fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
         open_output(&mut self.conns, &mut self.pool, &mut self.dirty, conn)
