@@ -83,7 +83,7 @@ unsafe impl Send for ChunkPages {}
 
 impl ChunkPages {
     /// [`CHUNK_BYTES`] of zeros.
-    pub fn new() -> ChunkPages {
+    pub fn zeroed() -> ChunkPages {
         // Newer kernels align a mapping of this size by themselves, next to the one before, so that many of them are
         // one area to the kernel, which counts areas.
         let mapped = map_anonymous(CHUNK_BYTES);
@@ -94,7 +94,7 @@ impl ChunkPages {
 
     /// The same, with its memory there, as one huge page where the system has them.
     pub fn touched() -> ChunkPages {
-        let pages = ChunkPages::new();
+        let pages = ChunkPages::zeroed();
         // SAFETY: advice on a mapping of ours. A refusal leaves small pages, which do as well.
         unsafe { libc::madvise(pages.0.as_ptr().cast(), CHUNK_BYTES, libc::MADV_HUGEPAGE) };
         for at in (0..CHUNK_BYTES).step_by(BLOCK_BYTES) {
@@ -133,15 +133,9 @@ fn realign(mapped: *mut u8) -> *mut u8 {
     }
 }
 
-impl Default for ChunkPages {
-    fn default() -> ChunkPages {
-        ChunkPages::new()
-    }
-}
-
 impl Drop for ChunkPages {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new`, unmapped once.
+        // SAFETY: mapped by `zeroed`, unmapped once.
         unsafe { libc::munmap(self.0.as_ptr().cast(), CHUNK_BYTES) };
     }
 }
@@ -165,7 +159,7 @@ struct ChunkMem {
 impl Chunk {
     /// A zeroed chunk of [`CHUNK_BYTES`].
     pub fn zeroed() -> Chunk {
-        Chunk::of(ChunkPages::new())
+        Chunk::of(ChunkPages::zeroed())
     }
 
     /// A chunk in memory that was made elsewhere.
@@ -194,9 +188,13 @@ impl Chunk {
         self.0.registered.set(index);
     }
 
+    fn start(&self) -> *mut u8 {
+        self.0.pages.0.as_ptr()
+    }
+
     /// Address of the chunk's first byte, for registration and submission.
     pub fn as_ptr(&self) -> *const u8 {
-        self.0.pages.0.as_ptr()
+        self.start()
     }
 
     /// Bytes that may be read.
@@ -209,7 +207,7 @@ impl Chunk {
         assert!(start <= end && end <= self.frozen(), "{start}..{end} of {} frozen", self.frozen());
         // SAFETY: inside the allocation (frozen ≤ CHUNK_BYTES); bytes below the mark are never
         // written again while a handle other than the writer's lives (`reset` asserts that).
-        unsafe { std::slice::from_raw_parts(self.0.pages.0.as_ptr().add(start), end - start) }
+        unsafe { std::slice::from_raw_parts(self.start().add(start), end - start) }
     }
 
     /// Copies `bytes` to `at`, which must lie above the frozen mark and inside the chunk.
@@ -218,7 +216,7 @@ impl Chunk {
         // SAFETY: the range is inside the allocation and above the mark, so no `&[u8]` from
         // `bytes` covers it; source and target are different allocations.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.pages.0.as_ptr().add(at), bytes.len());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start().add(at), bytes.len());
         }
     }
 
@@ -226,7 +224,7 @@ impl Chunk {
     pub fn zero(&self, start: usize, end: usize) {
         assert!(start >= self.frozen() && start <= end && end <= CHUNK_BYTES);
         // SAFETY: as in `write`.
-        unsafe { std::ptr::write_bytes(self.0.pages.0.as_ptr().add(start), 0, end - start) }
+        unsafe { std::ptr::write_bytes(self.start().add(start), 0, end - start) }
     }
 
     /// Writes the header of a block that is about to be sent, for which room was left below the frozen mark when
@@ -237,7 +235,7 @@ impl Chunk {
         // SAFETY: inside the allocation; no slice covers the range (above), and the chunk is used by
         // one thread.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.pages.0.as_ptr().add(at), bytes.len());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start().add(at), bytes.len());
         }
     }
 
@@ -250,7 +248,7 @@ impl Chunk {
     /// The whole chunk as a target for a read from disk, at recovery. Nothing may be frozen yet.
     pub fn as_mut_ptr_for_fill(&self) -> *mut u8 {
         assert_eq!(self.frozen(), 0, "a chunk is filled before anybody reads it");
-        self.0.pages.0.as_ptr()
+        self.start()
     }
 }
 

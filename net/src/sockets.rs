@@ -216,8 +216,8 @@ impl Sockets {
         self.buffers.give_back(buf);
     }
 
-    /// Where answers are appended; sent by [`Sockets::turn`], in the order in which they began. `None` when the connection is
-    /// gone or closing.
+    /// Where answers are appended; sent by [`Sockets::turn`], in the order in which they began. `None` when the
+    /// connection is gone or closing.
     pub fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
         open_output(&mut self.conns, &mut self.pool, &mut self.dirty, conn)
     }

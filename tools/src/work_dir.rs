@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::tune::facts::Root;
+
 /// Status of a process that was interrupted, as shells have it.
 const STATUS: i32 = 130;
 /// Files may still be made while the directory is removed; it is tried again for so long.
@@ -30,9 +32,8 @@ impl WorkDir {
 
     /// The same in `parent`, which is made if it is not there, and stays then.
     pub(crate) fn inside(parent: &Path) -> Result<WorkDir, String> {
-        fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
-        let parent = fs::canonicalize(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
-        WorkDir::below(&[parent])
+        let made = fs::create_dir_all(parent).and_then(|()| fs::canonicalize(parent));
+        WorkDir::below(&[made.map_err(|error| format!("{}: {error}", parent.display()))?])
     }
 
     fn below(parents: &[PathBuf]) -> Result<WorkDir, String> {
@@ -99,26 +100,24 @@ fn parents_of(data_dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn clear_away(dir: &Path) {
     let began = Instant::now();
     loop {
-        for child in children(Path::new("/proc"), std::process::id()) {
+        for child in children(&Root::new("/"), std::process::id()) {
             // SAFETY: a plain system call on the id of a child that nobody has waited for.
             unsafe { libc::kill(child as libc::pid_t, libc::SIGKILL) };
         }
         let removed = fs::remove_dir_all(dir);
         let gone = removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        if (gone && children(Path::new("/proc"), std::process::id()).is_empty()) || began.elapsed() > PATIENCE
-        {
+        if (gone && children(&Root::new("/"), std::process::id()).is_empty()) || began.elapsed() > PATIENCE {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Processes whose parent is `parent` and which have not ended, of those that `proc` tells.
-fn children(proc: &Path, parent: u32) -> Vec<u32> {
-    let names = fs::read_dir(proc).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let ids = names.filter_map(|name| name.to_str()?.parse::<u32>().ok());
+/// Processes whose parent is `parent` and which have not ended.
+fn children(root: &Root, parent: u32) -> Vec<u32> {
+    let ids = root.names("proc").into_iter().filter_map(|name| name.parse::<u32>().ok());
     let is_child = |id: &u32| {
-        let stat = fs::read_to_string(proc.join(format!("{id}/stat"))).ok()?;
+        let stat = root.read(format!("proc/{id}/stat"))?;
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
         let state = fields.next()?;
         Some(state != "Z" && fields.next()?.parse() == Ok(parent))
@@ -165,9 +164,7 @@ mod tests {
             tree.put(&format!("proc/{id}/stat"), &format!("{id} ({name}) {state} {parent} 1 1"));
         }
         tree.put("proc/stat", "cpu 1");
-        let mut found = children(&tree.root().path("proc"), 10);
-        found.sort_unstable();
-        assert_eq!(found, [11, 13]);
+        assert_eq!(children(&tree.root(), 10), [11, 13]);
     }
 
     #[test]

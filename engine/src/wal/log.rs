@@ -450,27 +450,31 @@ impl Log {
             None if self.open_is_empty() => return false,
             None => self.open_number * CHUNK_BYTES as u64,
         };
-        let file_number = next / self.start.file_bytes;
-        self.failed.is_none()
-            && self.flights.len() < self.start.in_flight_max
-            && self.files.iter().any(|file| file.number == file_number)
+        self.may_send() && self.file_at(next).is_some()
     }
 
-    /// Sends what may go. Call once per turn of the loop.
+    fn may_send(&self) -> bool {
+        self.failed.is_none() && self.flights.len() < self.start.in_flight_max
+    }
+
+    /// The file that has this place of the log; none while it is still being prepared.
+    fn file_at(&self, lsn: u64) -> Option<FileId> {
+        let number = lsn / self.start.file_bytes;
+        self.files.iter().find(|file| file.number == number).map(|file| file.file)
+    }
+
+    /// Sends what may go. Once per turn of the loop at least, and before the core sleeps.
     pub fn flush(&mut self, now_us: u64) {
         self.sync_wanted(now_us);
-        while self.failed.is_none() && self.flights.len() < self.start.in_flight_max {
+        while self.may_send() {
             if self.closed.is_empty() {
                 if self.open_is_empty() {
                     return;
                 }
                 self.close_block(false);
             }
-            let file_number = self.closed.front().expect("just made sure").lsn / self.start.file_bytes;
-            let Some(file) = self.files.iter().find(|file| file.number == file_number) else {
-                return; // the next file is still being prepared
-            };
-            let file = file.file;
+            let next = self.closed.front().expect("just made sure").lsn;
+            let Some(file) = self.file_at(next) else { return };
             let block = self.closed.pop_front().expect("just seen");
             let chunk = self.chunks.get(block.lsn / CHUNK_BYTES as u64).expect("unsent blocks stay").clone();
             let start = (block.lsn % CHUNK_BYTES as u64) as u32;

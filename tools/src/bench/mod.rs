@@ -55,8 +55,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), String> {
         config::Subject::Url(_) => None,
         _ => Some(WorkDir::inside(&args.dir)?),
     };
-    for config in points.iter_mut().chain([&mut base]) {
-        config.dir = work_dir.as_ref().map_or(&*args.dir, WorkDir::path).to_owned();
+    if let Some(work_dir) = &work_dir {
+        points.iter_mut().chain([&mut base]).for_each(|config| config.dir = work_dir.path().to_owned());
     }
     if !args.cpus.is_empty() {
         pin(&args.cpus).map_err(|error| format!("--cpus: {error}"))?;

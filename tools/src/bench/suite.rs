@@ -44,12 +44,21 @@ struct Other {
     figure: fn(&Outcome) -> f64,
 }
 
+fn requests(outcome: &Outcome) -> f64 {
+    outcome.point.requests_per_second
+}
+
+fn records(outcome: &Outcome) -> f64 {
+    outcome.point.records_per_second
+}
+
+fn p99_ms(outcome: &Outcome) -> f64 {
+    outcome.point.latency_us.p99 / 1000.0
+}
+
 /// Without bars: the fan-out without the disk, the other way to follow, queues, several kinds at once, and reads
 /// that come from the disk.
 fn others(single: &Config, sse: &Config) -> Vec<Other> {
-    let requests = |outcome: &Outcome| outcome.point.requests_per_second;
-    let records = |outcome: &Outcome| outcome.point.records_per_second;
-    let p99_ms = |outcome: &Outcome| outcome.point.latency_us.p99 / 1000.0;
     let other = |work, config, unit, figure| Other { work, config, unit, figure };
     let disk = Config { class: "disk".into(), ..single.clone() };
     let queue = Config {
@@ -137,9 +146,6 @@ pub(super) fn run(bench: &mut Bench, base: &Config, cpus: &[usize], repeat: usiz
 }
 
 fn findings(bench: &Bench, loads: &Loads) -> Vec<Finding> {
-    let requests = |outcome: &Outcome| outcome.point.requests_per_second;
-    let records = |outcome: &Outcome| outcome.point.records_per_second;
-    let p99_ms = |outcome: &Outcome| outcome.point.latency_us.p99 / 1000.0;
     let of = |config, pick: fn(&Outcome) -> f64| bench.runs(config, pick);
     let limit = |config| bench.limit(config);
     let (single, hot) = (&loads.single, &loads.one_topic);

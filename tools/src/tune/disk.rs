@@ -65,20 +65,20 @@ pub(crate) struct DiskResult {
 impl DiskResult {
     /// The point of a zero-filled file, direct where possible, with this depth and at least this size.
     pub(crate) fn sync_of(&self, bytes: u32, depth: usize) -> Option<&SyncPoint> {
-        let of_log = |point: &&SyncPoint| point.zero_filled && point.depth == depth;
-        let direct = self.syncs.iter().any(|point| point.direct);
-        let fits = |point: &&SyncPoint| point.block_bytes >= bytes && point.direct == direct;
-        let mut points: Vec<&SyncPoint> =
-            self.syncs.iter().filter(of_log).filter(|p| p.direct == direct).collect();
+        let mut points: Vec<&SyncPoint> = self.of_log().filter(|point| point.depth == depth).collect();
         points.sort_by_key(|point| point.block_bytes);
-        points.iter().copied().find(|point| fits(point)).or(points.last().copied())
+        points.iter().copied().find(|point| point.block_bytes >= bytes).or(points.last().copied())
+    }
+
+    /// Points of files as those of the log are: zero-filled, and direct where possible.
+    fn of_log(&self) -> impl Iterator<Item = &SyncPoint> {
+        let direct = self.syncs.iter().any(|point| point.direct);
+        self.syncs.iter().filter(move |point| point.zero_filled && point.direct == direct)
     }
 
     /// The most bytes a second that writes reached: synced ones, or others too if the class syncs few.
     pub(crate) fn bandwidth(&self, class: &str) -> f64 {
-        let direct = self.syncs.iter().any(|point| point.direct);
-        let of_log = self.syncs.iter().filter(|point| point.zero_filled && point.direct == direct);
-        let synced = of_log.map(|point| point.bytes_per_second).fold(0.0, f64::max);
+        let synced = self.of_log().map(|point| point.bytes_per_second).fold(0.0, f64::max);
         match class {
             "fsync" => synced,
             _ => synced.max(self.write_bytes_per_second),

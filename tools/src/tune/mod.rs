@@ -8,7 +8,7 @@ mod checks;
 #[cfg(test)]
 mod checks_tests;
 mod disk;
-mod facts;
+pub(crate) mod facts;
 mod json;
 mod knee;
 mod limits;

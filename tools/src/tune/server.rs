@@ -292,14 +292,7 @@ fn cell(
     bed.prepare(shape)?;
     let probe = Plan { rate: None, warm_up: seconds(times.probe), duration: seconds(times.probe) };
     let (closed, _) = bed.point(shape, &probe)?;
-    let knee = search(closed.requests_per_second, times.steps, |rate| {
-        tell(&format!("{}: {rate:.0} requests/s", shape.text()));
-        let plan = Plan { rate: Some(rate), warm_up: seconds(times.warm_up), duration: seconds(times.point) };
-        let (point, usage) = bed.point(shape, &plan)?;
-        Ok((held(&point, rate, p99_ms), (point, usage)))
-    })?;
-    bed.clear(shape)?;
-    let judged = |(point, usage): &(Point, Usage)| {
+    let judged = |point: &Point, usage: &Usage| {
         let block_bytes = usage.log_bytes_per_second / usage.commits_per_second.max(1.0);
         let alone = disk.and_then(|disk| disk.sync_of(block_bytes as u32, context.commits_in_flight));
         let context = Context {
@@ -310,24 +303,24 @@ fn cell(
         };
         judge(usage, &context)
     };
-    let tried = knee.steps.iter().map(|step| {
-        let Judgement { limit, nearest: (nearest, share), .. } = judged(&step.found);
-        let (limit, used) = match step.held || limit != Resource::Tail {
-            true => (nearest, Some(share)),
-            false => (limit, None),
+    let knee = search(closed.requests_per_second, times.steps, |rate| {
+        tell(&format!("{}: {rate:.0} requests/s", shape.text()));
+        let plan = Plan { rate: Some(rate), warm_up: seconds(times.warm_up), duration: seconds(times.point) };
+        let (point, usage) = bed.point(shape, &plan)?;
+        let judgement = judged(&point, &usage);
+        Ok((held(&point, rate, p99_ms), (point, usage, judgement)))
+    })?;
+    bed.clear(shape)?;
+    let steps = knee.steps.iter().map(|step| {
+        let (point, _, Judgement { limit, nearest: (nearest, share), .. }) = &step.found;
+        let (limit, used) = match step.held || *limit != Resource::Tail {
+            true => (*nearest, Some(*share)),
+            false => (*limit, None),
         };
-        let p99_us = step.found.0.latency_us.p99;
-        Tried { requests_per_second: step.rate, p99_us, held: step.held, limit, used }
+        Tried { requests_per_second: step.rate, p99_us: point.latency_us.p99, held: step.held, limit, used }
     });
-    let broke = knee.broke().map(|step| judged(&step.found));
-    let held = knee.held().map(|step| step.found.clone());
-    let evidence = match (&broke, &held) {
-        (Some(judged), _) => judged.evidence.clone(),
-        (None, Some(held)) => judged(held).evidence,
-        (None, None) => String::new(),
-    };
-    let steps = tried.collect();
-    let (point, usage) = held.unwrap_or_default();
+    let (broke, held) = (knee.broke(), knee.held());
+    let (point, usage) = held.map(|step| (step.found.0.clone(), step.found.1.clone())).unwrap_or_default();
     Ok(Cell {
         shape: shape.clone(),
         records_per_second: point.records_per_second,
@@ -335,9 +328,9 @@ fn cell(
         p50_us: point.latency_us.p50,
         p99_us: point.latency_us.p99,
         closed_records_per_second: closed.records_per_second,
-        steps,
-        limit: broke.map(|judged| judged.limit),
-        evidence,
+        steps: steps.collect(),
+        limit: broke.map(|step| step.found.2.limit),
+        evidence: broke.or(held).map_or(String::new(), |step| step.found.2.evidence.clone()),
         usage,
     })
 }
